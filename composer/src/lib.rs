@@ -1,0 +1,1 @@
+//! What the kernel runs when a process dies.

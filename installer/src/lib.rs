@@ -1,0 +1,1 @@
+//! Puts the composer on the host and points the kernel at it.

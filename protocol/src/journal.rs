@@ -1,0 +1,60 @@
+//! `crashes.jsonl`: what happened on this node, in order. One line for each
+//! crash the kernel handed over, also for those that became no dump.
+//!
+//! A line is appended with one `write` by whoever holds the file's lock, so
+//! lines never mix; past [`MAX_BYTES`] the file becomes [`PREVIOUS`] and a new
+//! one begins.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::Truncation;
+use crate::spool::DumpId;
+use crate::text::Text;
+
+/// The journal's name within the spool.
+pub const FILE_NAME: &str = "crashes.jsonl";
+/// The journal before this one.
+pub const PREVIOUS: &str = "crashes.jsonl.1";
+/// About 4,000 crashes; a node with more than that since anyone looked has one
+/// cause, not 4,000.
+pub const MAX_BYTES: u64 = 1 << 20;
+
+/// One crash.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Line {
+    /// When the composer was done with it.
+    pub at: Timestamp,
+    /// The id of its dump, or the one it would have had.
+    pub id: DumpId,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The process, in the initial pid namespace.
+    pub pid: Option<u32>,
+    /// The signal's number.
+    pub signal: Option<i32>,
+    /// Its command name.
+    pub comm: Option<Text>,
+}
+
+/// What became of a crash.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// There is a dump.
+    Captured {
+        /// Bytes of the core in it.
+        core_bytes: u64,
+        /// Bytes of the zip.
+        dump_bytes: u64,
+        /// Null if the core is whole, else why it is not.
+        truncated: Option<Truncation>,
+        /// As in the manifest.
+        held_ms: u64,
+    },
+    /// There is none.
+    Refused {
+        /// Why not, a sentence for people.
+        reason: String,
+    },
+}

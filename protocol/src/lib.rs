@@ -1,0 +1,23 @@
+//! What the programs of the collector must agree on, byte for byte.
+//!
+//! Something belongs here if two of our programs must agree on its bytes.
+//! Convenience is not a reason.
+//!
+//! | module | written by | read by |
+//! |---|---|---|
+//! | [`argv`] | installer, into `kernel.core_pattern` | composer, as its arguments |
+//! | [`host`] | installer | composer, people |
+//! | [`settings`] | installer, into `composer.yaml` | composer |
+//! | [`spool`] | composer | uploader |
+//! | [`manifest`] | composer, into each dump | uploader, people |
+//! | [`journal`] | composer, into `crashes.jsonl` | installer, uploader, people |
+//!
+//! [`text`] is how bytes that need not be UTF-8 travel through all of them.
+
+pub mod argv;
+pub mod host;
+pub mod journal;
+pub mod manifest;
+pub mod settings;
+pub mod spool;
+pub mod text;

@@ -1,0 +1,177 @@
+//! `manifest.json`: what is known about a dump, the last entry of its zip.
+//!
+//! Fields are only ever added; a reader of version 1 reads every later one.
+//! `tests/golden/` holds one manifest per version for ever.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::spool::DumpId;
+use crate::text::Text;
+
+/// The version this code writes. It grows when the meaning of a field changes,
+/// which none has yet.
+pub const VERSION: u32 = 1;
+/// The manifest's name within the folder of its dump.
+pub const FILE_NAME: &str = "manifest.json";
+/// The core's name within the folder of its dump.
+pub const CORE: &str = "core";
+
+/// The whole manifest.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Manifest {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// The dump's id, which is also the folder in the zip and the file's name.
+    pub id: DumpId,
+    /// The host name of the node.
+    pub node: Text,
+    /// When the last byte of the core had been read.
+    pub captured_at: Timestamp,
+    /// What the kernel and `/proc` say about the process.
+    pub crash: Crash,
+    /// What the dump holds of its memory.
+    pub core: Core,
+    /// The container it ran in.
+    pub container: Section<Container>,
+    /// How long the kernel had to wait for us, and the crashed process with
+    /// it: from the composer's start to the closing of its pipe.
+    pub held_ms: u64,
+    /// What went wrong on the way, each a sentence for people.
+    pub problems: Vec<String>,
+}
+
+/// The process and how it died. A field is null if nobody could say;
+/// `problems` has the reason.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Crash {
+    /// The process, in the initial pid namespace.
+    pub pid: Option<u32>,
+    /// The thread that crashed, in the initial pid namespace.
+    pub tid: Option<u32>,
+    /// Its real user id, in the initial user namespace.
+    pub uid: Option<u32>,
+    /// Its real group id, in the initial user namespace.
+    pub gid: Option<u32>,
+    /// The signal's number.
+    pub signal: Option<i32>,
+    /// The signal's name, `SIGSEGV`.
+    pub signal_name: Option<String>,
+    /// When it died, to the second.
+    pub time: Option<Timestamp>,
+    /// Its command name, at most 15 bytes.
+    pub comm: Option<Text>,
+    /// Its executable, as a path in its own mount namespace.
+    pub exe: Option<Text>,
+    /// Its arguments.
+    pub cmdline: Option<Vec<Text>>,
+    /// The host name it saw. Names no pod: `spec.hostname` may be anything.
+    pub hostname: Option<Text>,
+    /// As in PR_GET_DUMPABLE.
+    pub dumpable: Option<u32>,
+    /// Its soft limit on core files, in bytes.
+    pub core_limit: Option<u64>,
+}
+
+/// The core, and how much of it there is.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Core {
+    /// Bytes in the dump.
+    pub bytes: u64,
+    /// Bytes the ELF program headers promise; null if it is no ELF core, or
+    /// ended before its headers did.
+    pub expected_bytes: Option<u64>,
+    /// CRC-32 of those bytes, as in the zip: eight hexadecimal digits.
+    pub crc32: String,
+    /// Null if the core is whole, else why it is not.
+    pub truncated: Option<Truncation>,
+}
+
+/// Why a core ends before its end.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Truncation {
+    /// `max_core_bytes`.
+    SizeLimit,
+    /// No space left on the disk of the spool.
+    DiskFull,
+    /// `spool_max_bytes`.
+    SpoolFull,
+    /// The pipe ended early: the kernel stops dumping when the process gets a
+    /// SIGKILL meanwhile (`dump_interrupted` in `fs/coredump.c`).
+    KilledWhileDumping,
+    /// The composer ended before the core did.
+    ComposerDied,
+    /// A reason of a later version.
+    #[serde(untagged)]
+    Other(String),
+}
+
+impl Truncation {
+    /// The word in the manifest.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Truncation::SizeLimit => "size_limit",
+            Truncation::DiskFull => "disk_full",
+            Truncation::SpoolFull => "spool_full",
+            Truncation::KilledWhileDumping => "killed_while_dumping",
+            Truncation::ComposerDied => "composer_died",
+            Truncation::Other(reason) => reason,
+        }
+    }
+}
+
+/// Part of a dump that may be missing, and if so says why.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Section<T> {
+    /// It is here.
+    Present(T),
+    /// It is not.
+    Missing {
+        /// Why not, a sentence for people.
+        reason: String,
+    },
+}
+
+impl<T> Section<T> {
+    /// The part, if it is here.
+    pub fn present(&self) -> Option<&T> {
+        match self {
+            Section::Present(part) => Some(part),
+            Section::Missing { .. } => None,
+        }
+    }
+}
+
+/// The container as its runtime knows it.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Container {
+    /// The runtime's id, 64 hexadecimal digits.
+    pub id: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// How often it had been restarted.
+    pub attempt: u32,
+    /// The image, as the pod names it.
+    pub image: String,
+    /// The image, as the runtime resolved it.
+    pub image_ref: String,
+    /// The pod it is part of.
+    pub pod: Pod,
+}
+
+/// The pod as its runtime knows it.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}

@@ -1,0 +1,471 @@
+//! The spool: a directory in which the name of a dump is its state.
+//!
+//! | name | state | who may move it on |
+//! |---|---|---|
+//! | `<id>.zip.part` | a composer is writing it and holds its lock | composer to ready; uploader to torn, once the lock is free |
+//! | `<id>[_hint].zip` | complete, synced, never written again | uploader: to the store and away, or to rejected |
+//! | `<id>.zip.torn` | its composer died | uploader |
+//! | `<id>[_hint].zip.rejected` | the store will never take this file | a person |
+//!
+//! Anything else in the directory is a stranger's and is never touched.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
+use serde::{Deserialize, Serialize};
+
+/// Group (the uploader) may read a dump; nobody but its writer may write it.
+const DUMP_MODE: u32 = 0o640;
+/// Keeps a name well under the 255 bytes a file system takes.
+const MAX_HINT: usize = 150;
+
+/// The name of a crash: `20261122T193101Z-28763-9f3a61c2`. UTC time of the
+/// crash, host pid (0 if unknown), randomness.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DumpId(String);
+
+/// A string that is no [`DumpId`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no dump id")]
+pub struct BadDumpId(String);
+
+impl DumpId {
+    /// The id of a crash. `random` tells apart what the rest does not.
+    pub fn new(time: Timestamp, pid: u32, random: u32) -> DumpId {
+        DumpId(format!("{}-{pid}-{random:08x}", time.strftime("%Y%m%dT%H%M%SZ")))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for DumpId {
+    type Error = BadDumpId;
+
+    fn try_from(id: String) -> Result<DumpId, BadDumpId> {
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let fits = |id: &str| {
+            let mut parts = id.splitn(3, '-');
+            let (time, pid, random) = (parts.next()?, parts.next()?, parts.next()?);
+            let (day, second) = time.strip_suffix('Z')?.split_once('T')?;
+            let random_is_hex = random.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            (day.len() == 8 && digits(day) && second.len() == 6 && digits(second))
+                .then_some(digits(pid) && pid.len() <= 10 && random.len() == 8 && random_is_hex)
+        };
+        if fits(&id) == Some(true) { Ok(DumpId(id)) } else { Err(BadDumpId(id)) }
+    }
+}
+
+impl From<DumpId> for String {
+    fn from(id: DumpId) -> String {
+        id.0
+    }
+}
+
+impl fmt::Display for DumpId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Words for people who read `ls`, filtered and never parsed: what they stand
+/// for was chosen by the crashed container, and its true bytes are in the
+/// manifest, where no shell will meet them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Hint(String);
+
+impl Hint {
+    /// A hint of these words, each introduced by `_`.
+    pub fn new<'a>(words: impl IntoIterator<Item = &'a [u8]>) -> Hint {
+        let mut hint = String::new();
+        for word in words.into_iter().filter(|word| !word.is_empty()) {
+            hint.push('_');
+            hint.extend(word.iter().map(|byte| match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' => char::from(*byte),
+                _ => '-',
+            }));
+        }
+        hint.truncate(MAX_HINT);
+        Hint(hint)
+    }
+}
+
+/// The suffix *is* the state; there is no other record of it.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// A composer is writing it, and holds its lock.
+    Part,
+    /// Complete and on disk. Readers may rely on every byte.
+    Ready,
+    /// Its composer died. What there is of it is still evidence.
+    Torn,
+    /// The store will never take it. A person has to look.
+    Rejected,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [State; 4] = [State::Part, State::Ready, State::Torn, State::Rejected];
+
+    const fn suffix(self) -> &'static str {
+        match self {
+            State::Part => ".zip.part",
+            State::Ready => ".zip",
+            State::Torn => ".zip.torn",
+            State::Rejected => ".zip.rejected",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            State::Part => "part",
+            State::Ready => "ready",
+            State::Torn => "torn",
+            State::Rejected => "rejected",
+        })
+    }
+}
+
+/// A name in the spool that is one of ours.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Entry {
+    id: DumpId,
+    hint: Hint,
+    state: State,
+}
+
+impl Entry {
+    /// Understands a file name; `None` for strangers.
+    pub fn parse(name: &str) -> Option<Entry> {
+        let (stem, state) =
+            State::ALL.iter().find_map(|state| Some((name.strip_suffix(state.suffix())?, *state)))?;
+        let (id, hint) = stem.split_at(stem.find('_').unwrap_or(stem.len()));
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        let may_have_hint = matches!(state, State::Ready | State::Rejected);
+        if !hint.is_empty() && (!may_have_hint || !hint.bytes().all(plain)) {
+            return None;
+        }
+        let id = DumpId::try_from(id.to_owned()).ok()?;
+        Some(Entry { id, hint: Hint(hint.to_owned()), state })
+    }
+
+    /// Which crash.
+    pub fn id(&self) -> &DumpId {
+        &self.id
+    }
+
+    /// What state its dump is in.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    fn with(&self, state: State) -> Entry {
+        Entry { state, ..self.clone() }
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}{}", self.id, self.hint.0, self.state.suffix())
+    }
+}
+
+/// An entry, and what the file system says about it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its name.
+    pub entry: Entry,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was last written.
+    pub modified: SystemTime,
+}
+
+/// The spool's directory. Opening it creates nothing: if it is not there, a
+/// disk may not be mounted, and dumps do not belong on another.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    dir: PathBuf,
+}
+
+impl Spool {
+    /// The spool at `dir`.
+    ///
+    /// # Errors
+    /// If there is no such directory.
+    pub fn open(dir: impl Into<PathBuf>) -> io::Result<Spool> {
+        let dir = dir.into();
+        match fs::metadata(&dir)?.is_dir() {
+            true => Ok(Spool { dir }),
+            false => Err(io::ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where the file of `entry` is.
+    pub fn path(&self, entry: &Entry) -> PathBuf {
+        self.dir.join(entry.to_string())
+    }
+
+    /// Every dump there is, oldest id first. Strangers, and what has one of our
+    /// names and is no regular file, are not ours.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn list(&self) -> io::Result<Vec<Found>> {
+        let mut dumps = Vec::new();
+        for item in fs::read_dir(&self.dir)? {
+            let item = item?;
+            let Some(entry) = item.file_name().to_str().and_then(Entry::parse) else { continue };
+            match item.metadata() {
+                Ok(meta) if meta.is_file() => {
+                    dumps.push(Found { entry, bytes: meta.len(), modified: meta.modified()? });
+                }
+                Ok(_) => {}
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {} // moved on while we looked
+                Err(err) => return Err(err),
+            }
+        }
+        dumps.sort_by(|a, b| a.entry.id.cmp(&b.entry.id));
+        Ok(dumps)
+    }
+
+    /// Opens the file of `entry` for reading.
+    ///
+    /// # Errors
+    /// If it is gone, may not be read, or is no regular file.
+    pub fn read(&self, entry: &Entry) -> io::Result<File> {
+        open_plain(OpenOptions::new().read(true), &self.path(entry))
+    }
+
+    /// Begins a dump: a part that is ours to write, and locked.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`] if the id is taken.
+    pub fn create(&self, id: DumpId) -> io::Result<Part> {
+        let entry = Entry { id, hint: Hint::default(), state: State::Part };
+        let path = self.path(&entry);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(DUMP_MODE).open(path)?;
+        file.set_permissions(fs::Permissions::from_mode(DUMP_MODE))?; // whatever the umask is
+        file.try_lock()?;
+        Ok(Part { spool: self.clone(), entry, file })
+    }
+
+    /// Gives the file of `entry` another state.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`] rather than replacing another dump.
+    pub fn set_state(&self, entry: &Entry, state: State) -> io::Result<Entry> {
+        let moved = entry.with(state);
+        self.rename(entry, &moved)?;
+        Ok(moved)
+    }
+
+    /// Renames, replacing nothing, and makes the new name last.
+    fn rename(&self, from: &Entry, to: &Entry) -> io::Result<()> {
+        renameat2(AT_FDCWD, &self.path(from), AT_FDCWD, &self.path(to), RenameFlags::RENAME_NOREPLACE)?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// Opens a file of the spool that is appended to, creating it if needed.
+    ///
+    /// # Errors
+    /// If it may not be written or is no regular file.
+    pub fn append(&self, name: &str) -> io::Result<File> {
+        open_plain(OpenOptions::new().append(true).create(true).mode(DUMP_MODE), &self.dir.join(name))
+    }
+}
+
+/// Opens a regular file that has no other name. The uploader may write to the
+/// spool and the composer is root: a link left for it there must lead nowhere,
+/// and a fifo must not hold it up.
+fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::MetadataExt;
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = options.custom_flags(flags.bits()).open(path)?;
+    let meta = file.metadata()?;
+    match meta.is_file() && meta.nlink() <= 1 {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a plain file")),
+    }
+}
+
+/// The right to write a dump. Publishing consumes it: nothing can be appended
+/// to a published dump because nothing is left to append with.
+#[derive(Debug)]
+pub struct Part {
+    spool: Spool,
+    entry: Entry,
+    file: File,
+}
+
+impl Part {
+    /// The file to write to.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Bytes, then name, then the directory that holds the name: in that order
+    /// a crash at any point leaves a `.part` or a whole `.zip`.
+    ///
+    /// # Errors
+    /// If a step fails; the part then stays where it is.
+    pub fn publish(mut self, hint: Hint) -> io::Result<Entry> {
+        self.file.flush()?;
+        self.file.sync_all()?;
+        let ready = Entry { hint, ..self.entry.with(State::Ready) };
+        self.spool.rename(&self.entry, &ready)?;
+        Ok(ready)
+    }
+}
+
+/// True if no living process is writing `part`: the kernel drops the lock when
+/// its holder dies, however it dies.
+///
+/// Never to be asked of a part under a minute old. Between its creation and its
+/// locking a newborn looks abandoned, and the question itself takes the lock,
+/// which could make the newborn's composer fail.
+///
+/// # Errors
+/// If the file system has no locks.
+pub fn is_abandoned(part: &File) -> io::Result<bool> {
+    match part.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(err)) => Err(err),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "20261122T193101Z-28763-9f3a61c2";
+
+    fn id() -> DumpId {
+        DumpId::try_from(ID.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn an_id_says_when_who_and_which() {
+        let time = Timestamp::from_second(1_795_375_861).unwrap();
+        assert_eq!(DumpId::new(time, 28763, 0x9f3a_61c2), id());
+    }
+
+    #[test]
+    fn names_are_understood_as_they_are_written() {
+        for (name, state) in [
+            (format!("{ID}.zip.part"), State::Part),
+            (format!("{ID}.zip"), State::Ready),
+            (format!("{ID}_payments_api-7d9c6_api_SIGSEGV.zip"), State::Ready),
+            (format!("{ID}.zip.torn"), State::Torn),
+            (format!("{ID}_x.zip.rejected"), State::Rejected),
+        ] {
+            let entry = Entry::parse(&name).unwrap();
+            assert_eq!((entry.to_string(), entry.id(), entry.state()), (name, &id(), state));
+        }
+    }
+
+    #[test]
+    fn strangers_are_not_understood() {
+        for name in [
+            "",
+            "core.1234",
+            "crashes.jsonl",
+            ".zip",
+            "20261122T193101Z-28763-9f3a61c2",
+            "20261122T193101Z-28763-9f3a61c2.zip.gz",
+            "20261122T193101Z-28763-9f3a61c2 copy.zip",
+            "20261122T193101Z-28763-9f3a61c2_a/b.zip",
+            "20261122T193101Z-28763-9f3a61c2_x.zip.part",
+            "20261122T193101Z-28763-9F3A61C2.zip",
+            "20261122T193101Z--9f3a61c2.zip",
+            "2026T1Z-1-9f3a61c2.zip",
+        ] {
+            assert_eq!(Entry::parse(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_hint_is_harmless_whatever_it_is_made_of() {
+        let hint = Hint::new([&b"../../etc"[..], b"", b"a b\n\xff", b"SIGSEGV"]);
+        assert_eq!(hint.0, "_..-..-etc_a-b--_SIGSEGV");
+        let long = Hint::new([&[b'x'; 4096][..]]);
+        let entry = Entry { id: id(), hint: long, state: State::Rejected };
+        assert!(entry.to_string().len() < 255);
+        assert_eq!(Entry::parse(&entry.to_string()), Some(entry));
+    }
+
+    #[test]
+    fn a_part_becomes_ready_whole_and_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        let part = spool.create(id()).unwrap();
+        assert!(spool.create(id()).is_err(), "the name is taken");
+        part.file().write_all(b"zip").unwrap();
+        let [found] = &spool.list().unwrap()[..] else { panic!("one part") };
+        assert_eq!(found.entry.state(), State::Part);
+        assert!(!is_abandoned(&spool.read(&found.entry).unwrap()).unwrap(), "its writer lives");
+
+        let ready = part.publish(Hint::new([&b"x"[..]])).unwrap();
+        assert_eq!(ready.to_string(), format!("{ID}_x.zip"));
+        assert_eq!(fs::read(spool.path(&ready)).unwrap(), b"zip");
+        assert_eq!(fs::metadata(spool.path(&ready)).unwrap().permissions().mode() & 0o777, DUMP_MODE);
+    }
+
+    #[test]
+    fn a_dump_replaces_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        let part = spool.create(id()).unwrap();
+        fs::write(dir.path().join(format!("{ID}.zip")), "older").unwrap();
+        let err = part.publish(Hint::default()).unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(dir.path().join(format!("{ID}.zip"))).unwrap(), b"older");
+    }
+
+    #[test]
+    fn the_part_of_a_dead_composer_is_abandoned() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        drop(spool.create(id()).unwrap());
+        let part = spool.list().unwrap().remove(0).entry;
+        assert!(is_abandoned(&spool.read(&part).unwrap()).unwrap());
+        assert_eq!(spool.set_state(&part, State::Torn).unwrap().to_string(), format!("{ID}.zip.torn"));
+    }
+
+    #[test]
+    fn links_directories_and_fifos_are_no_dumps() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        let target = dir.path().join("target");
+        fs::write(&target, "secret").unwrap();
+        let linked = Entry::parse(&format!("{ID}.zip")).unwrap();
+        std::os::unix::fs::symlink(&target, spool.path(&linked)).unwrap();
+        fs::create_dir(dir.path().join(format!("{ID}.zip.torn"))).unwrap();
+        nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(spool.list().unwrap().is_empty());
+        assert!(spool.read(&linked).is_err());
+        assert!(spool.append(&linked.to_string()).is_err());
+        assert!(spool.append("fifo").is_err());
+        fs::hard_link(&target, dir.path().join("hard")).unwrap();
+        assert!(spool.append("hard").is_err());
+        assert_eq!(fs::read(&target).unwrap(), b"secret");
+    }
+}

@@ -1,0 +1,1 @@
+//! Ships finished dumps to a store.
