@@ -1,0 +1,26 @@
+//! What the kernel runs when a process dies.
+
+use std::env;
+use std::process::ExitCode;
+
+use composer::{Invocation, kmsg};
+
+fn main() -> ExitCode {
+    match composer::invocation(env::args_os().skip(1)) {
+        Invocation::Person { text, code } => {
+            println!("{text}");
+            ExitCode::from(code)
+        }
+        Invocation::Kernel(argv) => match composer::capture(&argv) {
+            Ok(dump) => {
+                kmsg::notice(&dump);
+                ExitCode::SUCCESS
+            }
+            Err(err) => {
+                // The kernel ignores our exit status, and stderr goes nowhere.
+                kmsg::error(&format!("{err:#}"));
+                ExitCode::FAILURE
+            }
+        },
+    }
+}

@@ -1,0 +1,201 @@
+//! What `/proc` says about the crashed process, and whether it is still that
+//! process of which it says so.
+//!
+//! The kernel keeps `/proc/<pid>` until we close the pipe if
+//! `kernel.core_pipe_limit` is not 0, and else only until it has written the
+//! core. But a SIGKILL can end the process before we look, and its pid may
+//! then be another's.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::sys::stat::Mode;
+use protocol::manifest::Section;
+use protocol::text::Text;
+
+/// The files of `/proc/<pid>` that go into a dump, and the bytes that are kept
+/// of each. `cmdline` and `environ` are as long as the process likes (execve
+/// takes megabytes), `maps` and `mountinfo` as long as it made them; together
+/// they must fit into the memory the composer allows itself.
+const FILES: [(&str, u64); 9] = [
+    ("status", 64 << 10),
+    ("stat", 64 << 10),
+    ("cgroup", 64 << 10),
+    ("limits", 64 << 10),
+    ("auxv", 64 << 10),
+    ("cmdline", 1 << 20),
+    ("environ", 1 << 20),
+    ("mountinfo", 1 << 20),
+    ("maps", 4 << 20),
+];
+
+/// What was in `/proc/<pid>`.
+pub struct Process {
+    /// Each file of [`FILES`], or why it is not here.
+    pub files: Vec<(&'static str, Section<Vec<u8>>)>,
+    /// The executable.
+    pub exe: Section<Text>,
+}
+
+impl Process {
+    /// A file's content, if it is here.
+    pub fn file(&self, name: &str) -> Option<&[u8]> {
+        let (_, content) = self.files.iter().find(|(file, _)| *file == name)?;
+        content.present().map(Vec::as_slice)
+    }
+
+    /// The arguments, if they are known.
+    pub fn cmdline(&self) -> Option<Vec<Text>> {
+        let bytes = self.file("cmdline")?;
+        let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+        Some(bytes.split(|byte| *byte == 0).map(Text::from).collect())
+    }
+
+    /// Blots the values in `environ` out; the names stay.
+    pub fn redact_environ(&mut self) {
+        for (name, content) in &mut self.files {
+            if let ("environ", Section::Present(bytes)) = (*name, content) {
+                *bytes = redacted(bytes);
+            }
+        }
+    }
+
+    fn missing(reason: &str) -> Process {
+        let reason = || reason.to_owned();
+        Process {
+            files: FILES.iter().map(|(name, _)| (*name, Section::Missing { reason: reason() })).collect(),
+            exe: Section::Missing { reason: reason() },
+        }
+    }
+}
+
+/// Reads all there is about process `pid`, and makes sure that it was the
+/// crashed one. What cannot be proven to be about that process is not told.
+/// `note` hears what was cut.
+pub fn read(pid: Option<u32>, pidfd: Option<u32>, mut note: impl FnMut(String)) -> Process {
+    let Some(pid) = pid else { return Process::missing("the kernel gave no pid") };
+    let path = format!("/proc/{pid}");
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let dir = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(&path) {
+        Ok(dir) => dir,
+        Err(err) => return Process::missing(&format!("opening {path}: {err}")),
+    };
+    // Through the open directory: once its process is gone this gives ESRCH,
+    // never the files of another that got its pid.
+    let files = FILES.map(|(name, limit)| (name, read_file(&dir, name, limit, &mut note)));
+    let exe = match readlinkat(&dir, "exe") {
+        Ok(exe) => Section::Present(Text::from(OsStr::new(&exe))),
+        Err(err) => Section::Missing { reason: format!("reading {path}/exe: {err}") },
+    };
+    let process = Process { files: files.into(), exe };
+    match identity(pid, pidfd, process.file("status")) {
+        Ok(()) => process,
+        Err(reason) => Process::missing(&reason),
+    }
+}
+
+fn read_file(dir: &File, name: &str, limit: u64, note: &mut impl FnMut(String)) -> Section<Vec<u8>> {
+    let read = || -> io::Result<Vec<u8>> {
+        let file: OwnedFd = openat(dir.as_fd(), name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let mut content = Vec::new();
+        File::from(file).take(limit + 1).read_to_end(&mut content)?;
+        Ok(content)
+    };
+    match read() {
+        Ok(mut content) => {
+            if content.len() as u64 > limit {
+                content.truncate(limit as usize);
+                note(format!("proc/{name} is longer than the {limit} bytes that were kept"));
+            }
+            Section::Present(content)
+        }
+        Err(err) => Section::Missing { reason: format!("reading proc/{name}: {err}") },
+    }
+}
+
+/// Whether the directory we read was the crashed process's.
+///
+/// A pidfd from the kernel proves it: as long as it still names the pid, nobody
+/// else can have had that pid since the crash, so also not when we opened the
+/// directory. Without one (before Linux 6.16) the process has to be dumping
+/// core at this moment, which a newcomer with the same pid is not.
+fn identity(pid: u32, pidfd: Option<u32>, status: Option<&[u8]>) -> Result<(), String> {
+    let fdinfo = pidfd.and_then(|fd| fs::read(format!("/proc/self/fdinfo/{fd}")).ok());
+    match fdinfo.as_deref().and_then(|fdinfo| field(fdinfo, "Pid:")) {
+        Some(now) if now == pid.to_string() => Ok(()),
+        Some("-1") => Err(format!("process {pid} was gone before /proc was read")),
+        Some(now) => Err(format!("the kernel says the crashed process is {now}, not {pid}")),
+        None => match status.and_then(|status| field(status, "CoreDumping:")) {
+            Some("1") => Ok(()),
+            Some(_) => Err(format!("process {pid} is not dumping core, so it is not the one that crashed")),
+            None => Err(format!("whether process {pid} is the one that crashed cannot be told")),
+        },
+    }
+}
+
+fn field<'a>(text: &'a [u8], name: &str) -> Option<&'a str> {
+    let mut lines = text.split(|byte| *byte == b'\n');
+    let value = lines.find_map(|line| line.strip_prefix(name.as_bytes()))?;
+    Some(str::from_utf8(value).ok()?.trim())
+}
+
+/// `NAME=` stays of each variable; of what is no variable nothing stays, since
+/// a process may write there what it likes.
+fn redacted(environ: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for variable in environ.split(|byte| *byte == 0).filter(|variable| !variable.is_empty()) {
+        if let Some(end) = variable.iter().position(|byte| *byte == b'=') {
+            out.extend_from_slice(&variable[..=end]);
+        }
+        out.extend_from_slice(b"<redacted>\0");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_living_process_is_not_the_crashed_one() {
+        let process = read(Some(std::process::id()), None, |_| {});
+        let Section::Missing { reason } = &process.exe else { panic!("it was believed") };
+        assert!(reason.contains("is not dumping core"), "{reason}");
+        assert!(process.file("cmdline").is_none());
+    }
+
+    #[test]
+    fn a_process_that_is_gone_leaves_a_reason() {
+        let process = read(Some(u32::MAX), None, |_| {});
+        let Section::Missing { reason } = process.exe else { panic!("there is no such process") };
+        assert!(reason.contains("No such file"), "{reason}");
+    }
+
+    #[test]
+    fn identity_is_what_the_kernel_says() {
+        let dumping = Some(&b"Name:\tx\nCoreDumping:\t1\n"[..]);
+        let not_dumping = Some(&b"Name:\tx\nCoreDumping:\t0\n"[..]);
+        assert_eq!(identity(7, None, dumping), Ok(()));
+        assert!(identity(7, None, not_dumping).is_err());
+        assert!(identity(7, None, None).is_err());
+        // Descriptor 0 is no pidfd, whatever it is, and so proves nothing.
+        assert!(identity(7, Some(0), not_dumping).is_err());
+    }
+
+    #[test]
+    fn names_survive_redaction_and_values_do_not() {
+        assert_eq!(redacted(b"A=1\0SECRET=x=y\0\0loose\0"), b"A=<redacted>\0SECRET=<redacted>\0<redacted>\0");
+        assert_eq!(redacted(b""), b"");
+    }
+
+    #[test]
+    fn arguments_are_split_where_the_kernel_ends_them() {
+        let mut process = Process::missing("");
+        process.files = vec![("cmdline", Section::Present(b"a\0\0b c\0".to_vec()))];
+        assert_eq!(process.cmdline().unwrap(), ["a".into(), "".into(), "b c".into()]);
+    }
+}
