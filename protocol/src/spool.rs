@@ -206,11 +206,16 @@ impl Spool {
     /// # Errors
     /// If there is no such directory.
     pub fn open(dir: impl Into<PathBuf>) -> io::Result<Spool> {
-        let dir = dir.into();
-        match fs::metadata(&dir)?.is_dir() {
-            true => Ok(Spool { dir }),
+        let spool = Spool::at(dir);
+        match fs::metadata(&spool.dir)?.is_dir() {
+            true => Ok(spool),
             false => Err(io::ErrorKind::NotADirectory.into()),
         }
+    }
+
+    /// The spool at `dir`, whether it is there yet or not.
+    pub fn at(dir: impl Into<PathBuf>) -> Spool {
+        Spool { dir: dir.into() }
     }
 
     /// Where it is.

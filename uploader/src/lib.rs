@@ -1,1 +1,25 @@
 //! Ships finished dumps to a store.
+//!
+//! ```text
+//!  spool ──inotify──▶ watch ──▶ list ──▶ plan ──▶ upload ──▶ store ──▶ confirm ──▶ delete
+//!                       ▲                   │                              │
+//!                       └── every few minutes, after an overflow, at start ┘
+//! ```
+//!
+//! It may be down for a day: nothing is lost, since dumps are in the spool
+//! until the store has confirmed them, and the name of a file is all there is
+//! to know about its state ([`protocol::spool`]).
+
+mod cli;
+mod config;
+mod daemon;
+mod dump;
+mod key;
+mod push;
+mod queue;
+mod store;
+mod upload;
+mod view;
+mod watch;
+
+pub use cli::main;

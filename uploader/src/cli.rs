@@ -1,0 +1,166 @@
+//! The command line: what a person or a pod asks for.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use protocol::host::DEFAULT_SPOOL_DIR;
+use protocol::spool::{DumpId, Spool};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, DEFAULT_FILE, Env};
+use crate::upload::Uploader;
+use crate::{daemon, push, store, view};
+
+/// Configured wrongly; EX_USAGE in sysexits.h.
+const MISCONFIGURED: u8 = 64;
+/// Threads that read files. Uploads wait for the network, not for these.
+const FILE_THREADS: usize = 4;
+
+/// Ships finished dumps to a store.
+#[derive(Parser)]
+#[command(name = "uploader", version)]
+struct Cli {
+    /// The settings, in YAML [default: /etc/coredump-handler/uploader.yaml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The spool, whatever the settings say
+    #[arg(long, global = true, value_name = "DIR")]
+    spool: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Ship what is in the spool and what arrives there, until SIGTERM
+    Run,
+    /// Ship what is in the spool now, once, and exit
+    Push {
+        /// Only these dumps
+        ids: Vec<String>,
+    },
+    /// The spool as a table
+    Ls {
+        /// As a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// One dump's manifest
+    Show {
+        /// The dump's id, or the beginning of it
+        id: String,
+        /// As it stands in the dump
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Why there is nothing done.
+enum Failure {
+    /// It could not be done.
+    CouldNot(anyhow::Error),
+    /// The settings or the arguments are wrong; all that is wrong with them.
+    Misconfigured(Vec<String>),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(err: E) -> Failure {
+        Failure::CouldNot(err.into())
+    }
+}
+
+/// Runs the program. `env` is the environment.
+pub fn main(args: impl IntoIterator<Item = OsString>, env: Env<'_>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(err) => {
+            let _ = err.print();
+            return ExitCode::from(if err.use_stderr() { MISCONFIGURED } else { 0 });
+        }
+    };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    match dispatch(cli, env) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::CouldNot(err)) => {
+            eprintln!("uploader: {err:#}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Misconfigured(problems)) => {
+            problems.iter().for_each(|problem| eprintln!("uploader: {problem}"));
+            ExitCode::from(MISCONFIGURED)
+        }
+    }
+}
+
+fn dispatch(cli: Cli, env: Env<'_>) -> Result<(), Failure> {
+    match &cli.command {
+        Command::Ls { json } => print(&view::ls(&spool_to_look_at(&cli, env)?, *json)?),
+        Command::Show { id, json } => print(&view::show(&spool_to_look_at(&cli, env)?, id, *json)?),
+        Command::Run => {
+            let config = config(&cli, env)?;
+            let (parallel, grace) = (config.parallel, config.grace);
+            let uploader = uploader(config)?;
+            Ok(runtime()?.block_on(daemon::run(uploader, parallel, grace))?)
+        }
+        Command::Push { ids } => {
+            let config = config(&cli, env)?;
+            let parallel = config.parallel;
+            let ids: Result<Vec<DumpId>, _> = ids.iter().map(|id| DumpId::try_from(id.clone())).collect();
+            let ids = ids.map_err(|err| Failure::Misconfigured(vec![err.to_string()]))?;
+            let uploader = uploader(config)?;
+            Ok(runtime()?.block_on(push::push(&uploader, &ids, parallel))?)
+        }
+    }
+}
+
+/// Looking at the spool takes no store: its settings do not matter if the
+/// spool is named.
+fn spool_to_look_at(cli: &Cli, env: Env<'_>) -> Result<Spool, Failure> {
+    let dir = match &cli.spool {
+        Some(dir) => dir.clone(),
+        None if cli.config.is_none() && !PathBuf::from(DEFAULT_FILE).exists() => DEFAULT_SPOOL_DIR.into(),
+        None => config(cli, env)?.spool_dir,
+    };
+    Ok(Spool::open(&dir).with_context(|| format!("opening the spool {}", dir.display()))?)
+}
+
+fn config(cli: &Cli, env: Env<'_>) -> Result<Config, Failure> {
+    let file = cli.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+    let wrong = |problems: Vec<String>| {
+        let named = problems.into_iter().map(|problem| format!("{}: {problem}", file.display()));
+        Failure::Misconfigured(named.collect())
+    };
+    let yaml = fs::read_to_string(&file).map_err(|err| wrong(vec![err.to_string()]))?;
+    let mut config = Config::read(&yaml, env).map_err(wrong)?;
+    config.spool_dir = cli.spool.clone().unwrap_or(config.spool_dir);
+    Ok(config)
+}
+
+fn uploader(config: Config) -> anyhow::Result<Uploader> {
+    Ok(Uploader {
+        spool: Spool::at(config.spool_dir),
+        store: store::open(config.store)?,
+        key: config.key,
+        part_size: config.part_size,
+        stop: CancellationToken::new(),
+    })
+}
+
+/// One thread is enough for what waits for a network, and more would each keep
+/// memory of their own.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(FILE_THREADS).build()
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    use io::Write;
+    writeln!(io::stdout(), "{text}").or_else(|err| match err.kind() {
+        io::ErrorKind::BrokenPipe => Ok(()), // `ls | head`
+        _ => Err(err.into()),
+    })
+}

@@ -1,0 +1,312 @@
+//! `uploader.yaml`, read all at once and judged all at once.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use jiff::SignedDuration;
+use protocol::host::DEFAULT_SPOOL_DIR;
+use protocol::settings::Reader;
+
+use crate::key::Template;
+
+/// Where the settings are if nobody says otherwise.
+pub const DEFAULT_FILE: &str = "/etc/coredump-handler/uploader.yaml";
+
+/// Two keeps one slow upload from idling the link; more would compete with the
+/// workloads whose node this is.
+const DEFAULT_PARALLEL: u32 = 2;
+/// Each upload takes up to a megabyte of buffers, on both sides of the TLS;
+/// this many stay below the 64 MiB that the uploader promises.
+const MAX_PARALLEL: u32 = 32;
+/// Large enough that a part's round trip does not count, small enough that a
+/// broken connection does not cost much.
+const DEFAULT_PART_SIZE: ByteSize = ByteSize::mib(16);
+/// What S3 takes; "Amazon S3 multipart upload limits" in its user guide.
+const PART_SIZES: std::ops::RangeInclusive<ByteSize> = ByteSize::mib(5)..=ByteSize::gib(5);
+/// Kubernetes kills 30 seconds after it asked, unless told otherwise.
+const DEFAULT_GRACE: SignedDuration = SignedDuration::from_secs(25);
+
+/// The settings.
+#[derive(Debug)]
+pub struct Config {
+    /// The spool, as a path of ours.
+    pub spool_dir: PathBuf,
+    /// Where dumps go.
+    pub store: StoreConfig,
+    /// What they are called there.
+    pub key: Template,
+    /// How many are uploaded at a time.
+    pub parallel: usize,
+    /// Bytes of a part; a dump of more is uploaded in parts.
+    pub part_size: u64,
+    /// How long uploads in flight may go on after a SIGTERM.
+    pub grace: Duration,
+}
+
+/// Where dumps go.
+#[derive(Debug)]
+pub enum StoreConfig {
+    /// An object store.
+    S3(S3Config),
+    /// A directory: an NFS mount, a volume.
+    Dir(PathBuf),
+}
+
+/// How an object store is reached.
+#[derive(Debug)]
+pub struct S3Config {
+    /// The bucket.
+    pub bucket: String,
+    /// What every key begins with, without a slash at either end; may be empty.
+    pub prefix: String,
+    /// Scheme, host and port, without a slash at the end.
+    pub endpoint: String,
+    /// What requests are signed for.
+    pub region: String,
+    /// The bucket in the path instead of in the host name.
+    pub path_style: bool,
+    /// Certificates to trust besides the system's, in PEM.
+    pub ca_file: Option<PathBuf>,
+    /// What requests are signed with.
+    pub credentials: Credentials,
+}
+
+/// An HMAC pair. Never part of the settings file.
+pub enum Credentials {
+    /// From the environment, fixed for the life of the process.
+    Fixed {
+        /// `AWS_ACCESS_KEY_ID`.
+        id: String,
+        /// `AWS_SECRET_ACCESS_KEY`.
+        secret: String,
+        /// `AWS_SESSION_TOKEN`.
+        token: Option<String>,
+    },
+    /// From files, read for each request, so that a rotated secret is used at
+    /// once.
+    Files {
+        /// The file of the access key id.
+        id: PathBuf,
+        /// The file of the secret access key.
+        secret: PathBuf,
+    },
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Credentials::Fixed { id, .. } => write!(f, "Fixed({id})"),
+            Credentials::Files { id, secret } => write!(f, "Files({}, {})", id.display(), secret.display()),
+        }
+    }
+}
+
+/// The environment, as a parameter.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+impl Config {
+    /// Reads `uploader.yaml`.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn read(yaml: &str, env: Env<'_>) -> Result<Config, Vec<String>> {
+        let mut reader = Reader::new(yaml);
+        let spool_dir = reader.or("spool_dir", PathBuf::from(DEFAULT_SPOOL_DIR));
+        let store = store(&mut reader, env);
+        let key = template(&mut reader);
+        let parallel = reader.or("parallel", DEFAULT_PARALLEL);
+        if !(1..=MAX_PARALLEL).contains(&parallel) {
+            reader.reject("parallel", format_args!("is {parallel}, not between 1 and {MAX_PARALLEL}"));
+        }
+        let part_size = reader.or("part_size", DEFAULT_PART_SIZE);
+        if !PART_SIZES.contains(&part_size) {
+            reader.reject("part_size", format_args!("is {part_size}, not between 5 MiB and 5 GiB"));
+        }
+        let grace = reader.or("grace", DEFAULT_GRACE);
+        let grace = Duration::try_from(grace).unwrap_or_else(|_| {
+            reader.reject("grace", "is negative");
+            Duration::ZERO
+        });
+        match (store, key, reader.done()) {
+            (Some(store), Some(key), problems) if problems.is_empty() => Ok(Config {
+                spool_dir,
+                store,
+                key,
+                parallel: parallel as usize,
+                part_size: part_size.as_u64(),
+                grace,
+            }),
+            (_, _, problems) => Err(problems),
+        }
+    }
+}
+
+fn template(reader: &mut Reader) -> Option<Template> {
+    match reader.take::<String>("key").map(|text| Template::parse(&text)) {
+        None => Some(Template::default()),
+        Some(Ok(template)) => Some(template),
+        Some(Err(err)) => {
+            reader.reject("key", err);
+            None
+        }
+    }
+}
+
+fn store(reader: &mut Reader, env: Env<'_>) -> Option<StoreConfig> {
+    let Some(mut store) = reader.section("store") else {
+        reader.reject("store", "is missing: s3 or dir");
+        return None;
+    };
+    let config = match (store.section("s3"), store.section("dir")) {
+        (Some(mut section), None) => {
+            let config = s3(&mut section, env);
+            store.absorb(section.done());
+            config.map(StoreConfig::S3)
+        }
+        (None, Some(mut section)) => {
+            let path = section.required::<PathBuf>("path");
+            if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+                section.reject("path", "is not absolute");
+            }
+            store.absorb(section.done());
+            path.map(StoreConfig::Dir)
+        }
+        (None, None) => {
+            store.reject("s3", "is missing, and so is dir");
+            None
+        }
+        (Some(_), Some(_)) => {
+            store.reject("dir", "is there, and so is s3: one of them is one too many");
+            None
+        }
+    };
+    reader.absorb(store.done());
+    config
+}
+
+fn s3(section: &mut Reader, env: Env<'_>) -> Option<S3Config> {
+    let bucket = section.required::<String>("bucket");
+    if let Some(bucket) = bucket.as_ref().filter(|bucket| !is_bucket(bucket)) {
+        section.reject("bucket", format_args!("{bucket:?} is no name of a bucket"));
+    }
+    let prefix = section.or("prefix", String::new()).trim_matches('/').to_owned();
+    if prefix.split('/').any(|part| part == "." || part == "..") {
+        section.reject("prefix", "has a part that is . or ..");
+    }
+    let region = section.or("region", "us-east-1".to_owned());
+    let endpoint = section.or("endpoint", format!("https://s3.{region}.amazonaws.com"));
+    let endpoint = endpoint.trim_end_matches('/').to_owned();
+    let host = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
+    if host.is_none_or(|host| host.is_empty() || host.contains(['/', '@', '?', '#', ' '])) {
+        section.reject("endpoint", format_args!("{endpoint:?} is not http(s)://HOST[:PORT]"));
+    }
+    let path_style = section.or("path_style", false);
+    let ca_file = section.take::<PathBuf>("ca_file");
+    if let Some(Err(err)) = ca_file.as_deref().map(readable) {
+        section.reject("ca_file", err);
+    }
+    let credentials = credentials(section, env);
+    Some(S3Config {
+        bucket: bucket?,
+        prefix,
+        endpoint,
+        region,
+        path_style,
+        ca_file,
+        credentials: credentials?,
+    })
+}
+
+fn readable(path: &Path) -> Result<(), String> {
+    std::fs::read(path).map(drop).map_err(|err| format!("reading {}: {err}", path.display()))
+}
+
+/// "Bucket naming rules" in the S3 user guide, less the exotic ones.
+fn is_bucket(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    (3..=63).contains(&name.len())
+        && name.bytes().all(plain)
+        && !name.contains("..")
+        && !name.starts_with(['-', '.'])
+        && !name.ends_with(['-', '.'])
+}
+
+fn credentials(section: &mut Reader, env: Env<'_>) -> Option<Credentials> {
+    let files =
+        (section.take::<PathBuf>("access_key_id_file"), section.take::<PathBuf>("secret_access_key_file"));
+    match files {
+        (Some(id), Some(secret)) => return Some(Credentials::Files { id, secret }),
+        (Some(_), None) => section.reject("secret_access_key_file", "is missing"),
+        (None, Some(_)) => section.reject("access_key_id_file", "is missing"),
+        (None, None) => match (env("AWS_ACCESS_KEY_ID"), env("AWS_SECRET_ACCESS_KEY")) {
+            (Some(id), Some(secret)) => {
+                return Some(Credentials::Fixed { id, secret, token: env("AWS_SESSION_TOKEN") });
+            }
+            _ => section.reject(
+                "access_key_id_file",
+                "is missing, with secret_access_key_file; or AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY in the environment",
+            ),
+        },
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_keys(name: &str) -> Option<String> {
+        name.starts_with("AWS_").then(|| "x".to_owned())
+    }
+
+    #[test]
+    fn little_has_to_be_said() {
+        let config = Config::read("store: {s3: {bucket: dumps}}", &with_keys).unwrap();
+        let StoreConfig::S3(s3) = config.store else { panic!() };
+        assert_eq!(s3.endpoint, "https://s3.us-east-1.amazonaws.com");
+        assert_eq!((config.parallel, config.part_size), (2, 16 << 20));
+        assert_eq!(config.spool_dir, Path::new(DEFAULT_SPOOL_DIR));
+        assert!(matches!(
+            Config::read("store: {dir: {path: /mnt}}", &|_| None).unwrap().store,
+            StoreConfig::Dir(path) if path == Path::new("/mnt")
+        ));
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once() {
+        let yaml = "store: {s3: {bucket: Bad_Name, endpoint: 'ftp://x', regio: eu, ca_file: /no/such}}\n\
+                    parallel: 0\npart_size: 1MiB\nkey: '{pod}.zip'\ngrace: soon\nparalel: 2\n";
+        let problems = Config::read(yaml, &|_| None).unwrap_err();
+        for start in [
+            "store.s3.bucket: \"Bad_Name\" is no name",
+            "store.s3.endpoint: \"ftp://x\" is not",
+            "store.s3.ca_file: reading /no/such",
+            "store.s3.access_key_id_file: is missing",
+            "store.s3.regio: is no setting",
+            "parallel: is 0",
+            "part_size: is 1.0 MiB",
+            "key: ",
+            "grace: ",
+            "paralel: is no setting",
+        ] {
+            assert!(problems.iter().any(|p| p.starts_with(start)), "{start} in {problems:#?}");
+        }
+        assert_eq!(problems.len(), 10, "{problems:#?}");
+    }
+
+    #[test]
+    fn there_is_exactly_one_store() {
+        for yaml in ["", "store: {}", "store: {dir: {path: /x}, s3: {bucket: abc}}", "store: {dir: {}}"] {
+            assert_eq!(Config::read(yaml, &with_keys).unwrap_err().len(), 1, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn a_secret_does_not_reach_the_log() {
+        let config =
+            Config::read("store: {s3: {bucket: dumps}}", &|name| Some(format!("the {name}"))).unwrap();
+        assert!(!format!("{config:?}").contains("SECRET"), "{config:?}");
+    }
+}

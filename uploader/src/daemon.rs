@@ -1,0 +1,238 @@
+//! `uploader run`: start-up, recovery and steady state are one loop.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use protocol::spool::{Entry, Found, Spool, State, is_abandoned};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::queue::{Progress, Step, plan};
+use crate::upload::Uploader;
+use crate::watch::{Change, Watch};
+
+/// How often the spool is listed although nothing was heard of it. Parts that
+/// were abandoned make no event.
+const LIST_EVERY: Duration = Duration::from_secs(180);
+/// How soon a spool that is not there is looked for again: on a new node the
+/// installer may not have made it yet.
+const RETRY_SPOOL: Duration = Duration::from_secs(2);
+/// Between attempts: doubled from the first to the last, and up to as much
+/// again at random, so that the nodes of a cluster do not come back all at
+/// once. Five minutes at the most.
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+const LAST_DELAY: Duration = Duration::from_secs(150);
+/// For uploads to clean up behind themselves after the grace period.
+const LAST_WORDS: Duration = Duration::from_secs(6);
+
+type Finished = (Entry, anyhow::Result<()>);
+
+/// Ships what is in the spool, until a SIGTERM.
+///
+/// # Errors
+/// If signals cannot be waited for.
+pub async fn run(uploader: Uploader, parallel: usize, grace: Duration) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
+    log::info!(spool:% = uploader.spool.dir().display(), store:% = uploader.store; "started");
+    let mut daemon = Daemon::new(uploader, parallel);
+    tokio::select! {
+        () = daemon.serve() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    daemon.stop(grace).await;
+    Ok(())
+}
+
+struct Daemon {
+    uploader: Uploader,
+    parallel: usize,
+    progress: Progress,
+    uploads: JoinSet<Finished>,
+    store: Patience,
+    /// The last thing that was wrong with the spool, said once.
+    complaint: Option<String>,
+}
+
+impl Daemon {
+    fn new(uploader: Uploader, parallel: usize) -> Daemon {
+        let (progress, uploads) = (Progress::default(), JoinSet::new());
+        Daemon { uploader, parallel, progress, uploads, store: Patience::new(), complaint: None }
+    }
+
+    async fn serve(&mut self) {
+        loop {
+            // Subscribe, then list: in that order nothing falls in between.
+            match Watch::new(self.uploader.spool.dir()) {
+                Ok(watch) => self.attend(watch).await,
+                Err(err) => self.complain(&format!("watching it: {err}")),
+            }
+            // Uploads in flight go on meanwhile, and are seen to afterwards.
+            sleep(RETRY_SPOOL).await;
+        }
+    }
+
+    /// Works until the spool is lost.
+    async fn attend(&mut self, mut watch: Watch) {
+        loop {
+            match self.uploader.spool.list() {
+                Ok(found) => self.advance(&found),
+                Err(err) => return self.complain(&format!("listing it: {err}")),
+            }
+            let store_is_worth_a_try = self.store.until;
+            tokio::select! {
+                change = watch.changed() => match change {
+                    Ok(Change::Look) => {}
+                    Ok(Change::Lost) => return self.complain("it is gone"),
+                    Err(err) => return self.complain(&format!("watching it: {err}")),
+                },
+                Some(finished) = self.uploads.join_next() => self.finish(finished),
+                () = sleep_until(store_is_worth_a_try), if store_is_worth_a_try > Instant::now() => {}
+                () = sleep(LIST_EVERY) => {}
+            }
+        }
+    }
+
+    fn advance(&mut self, found: &[Found]) {
+        self.complaint = None;
+        self.progress.retain(found);
+        let free = match self.store.until > Instant::now() {
+            true => 0,
+            false => self.parallel.saturating_sub(self.uploads.len()),
+        };
+        for step in plan(found, SystemTime::now(), &self.progress, free) {
+            match step {
+                Step::Upload(entry) => self.begin(entry),
+                Step::Examine(entry) => examine(&self.uploader.spool, &entry),
+            }
+        }
+    }
+
+    fn begin(&mut self, entry: Entry) {
+        self.progress.busy.insert(entry.id().clone());
+        let uploader = self.uploader.clone();
+        self.uploads.spawn(async move {
+            // In a task of its own, so that a panic (rusoto has some, on
+            // answers nobody should give) is a failed attempt and no more.
+            let upload = tokio::spawn({
+                let entry = entry.clone();
+                async move { uploader.upload(&entry).await }
+            });
+            let done = upload.await.map_err(anyhow::Error::from).and_then(|fate| fate).map(drop);
+            (entry, done)
+        });
+    }
+
+    fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
+        let Ok((entry, result)) = finished else { return }; // cannot panic: see begin
+        self.progress.busy.remove(entry.id());
+        match result {
+            Ok(()) => {
+                self.progress.failures.remove(entry.id());
+                self.store.recovered();
+            }
+            Err(err) => {
+                *self.progress.failures.entry(entry.id().clone()).or_default() += 1;
+                let next_try_in = self.store.failed().as_secs_f32();
+                log::warn!(dump:% = entry.id(), next_try_in; "not uploaded: {err:#}");
+            }
+        }
+    }
+
+    /// Says once, not every few seconds, what is wrong with the spool.
+    fn complain(&mut self, what: &str) {
+        if self.complaint.as_deref() != Some(what) {
+            log::error!(spool:% = self.uploader.spool.dir().display(); "the spool cannot be used: {what}");
+            self.complaint = Some(what.to_owned());
+        }
+    }
+
+    /// Lets uploads in flight finish for as long as `grace`, then ends them.
+    /// What they leave is uploaded by the next start, to the same key.
+    async fn stop(mut self, grace: Duration) {
+        log::info!(uploads = self.uploads.len(), grace:? = grace; "stopping");
+        if timeout(grace, self.drain()).await.is_err() {
+            self.uploader.stop.cancel();
+            let _ = timeout(LAST_WORDS, self.drain()).await;
+        }
+        log::info!(unfinished = self.uploads.len(); "stopped");
+    }
+
+    async fn drain(&mut self) {
+        while let Some(finished) = self.uploads.join_next().await {
+            self.finish(finished);
+        }
+    }
+}
+
+/// Finds out whether the composer of a part is dead.
+fn examine(spool: &Spool, entry: &Entry) {
+    let torn = || -> anyhow::Result<bool> {
+        let part = spool.read(entry)?;
+        if !is_abandoned(&part)? {
+            return Ok(false);
+        }
+        spool.set_state(entry, State::Torn)?;
+        Ok(true)
+    };
+    match torn() {
+        Ok(true) => log::warn!(dump:% = entry.id(); "torn: its composer died before it was complete"),
+        Ok(false) => {}
+        Err(err) => log::warn!(dump:% = entry.id(); "whether its composer lives cannot be told: {err:#}"),
+    }
+}
+
+/// When the store is worth another try. One for all dumps: if it does not take
+/// one it will hardly take the next.
+struct Patience {
+    until: Instant,
+    delays: ExponentialBackoff,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        let delays = ExponentialBuilder::default()
+            .with_min_delay(FIRST_DELAY)
+            .with_max_delay(LAST_DELAY)
+            .with_jitter()
+            .without_max_times();
+        Patience { until: Instant::now(), delays: delays.build() }
+    }
+
+    fn recovered(&mut self) {
+        *self = Patience::new();
+    }
+
+    /// Waits longer than the last time; what failed while it was already
+    /// waiting adds nothing. Returns how long from now.
+    fn failed(&mut self) -> Duration {
+        if self.until <= Instant::now() {
+            self.until = Instant::now() + self.delays.next().unwrap_or(LAST_DELAY);
+        }
+        self.until.saturating_duration_since(Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_grows_to_minutes_and_ends_with_success() {
+        let mut patience = Patience::new();
+        let mut delays = Vec::new();
+        for _ in 0..20 {
+            let delay = patience.failed();
+            assert_eq!(patience.failed(), delay, "a second failure at the same time is the same failure");
+            delays.push(delay);
+            tokio::time::advance(delay).await;
+        }
+        assert!(delays[0] >= FIRST_DELAY && delays[0] <= 2 * FIRST_DELAY, "{delays:?}");
+        assert!(delays[19] >= LAST_DELAY && delays[19] <= Duration::from_secs(300), "{delays:?}");
+        patience.recovered();
+        assert!(patience.failed() <= 2 * FIRST_DELAY);
+    }
+}

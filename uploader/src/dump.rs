@@ -1,0 +1,199 @@
+//! A dump of the spool, opened and measured: what an upload has to know before
+//! its first byte.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use md5::Md5;
+use protocol::manifest::{FILE_NAME, Manifest};
+use protocol::spool::{DumpId, Entry, Spool};
+use sha2::{Digest, Sha256};
+
+/// What is read at a time.
+pub const CHUNK: usize = 128 << 10;
+/// What S3 takes; "Amazon S3 multipart upload limits" in its user guide.
+const MAX_PARTS: u64 = 10_000;
+/// A manifest holds a command line of up to a megabyte, escaped; what is much
+/// longer is none of ours.
+const MAX_MANIFEST: u64 = 16 << 20;
+/// S3 takes 2 KiB of user metadata in all.
+const MAX_METADATA_VALUE: usize = 200;
+
+/// A dump, measured. It is held open: deleting it meanwhile does not change
+/// what is read.
+#[derive(Clone, Debug)]
+pub struct Dump {
+    /// Which one.
+    pub id: DumpId,
+    /// Its bytes, immutable since it is ready.
+    pub file: Arc<File>,
+    /// How many.
+    pub bytes: u64,
+    /// Their SHA-256, hexadecimal.
+    pub sha256: String,
+    /// What it is uploaded as; one part if it is small, and never none.
+    pub parts: Vec<Part>,
+    /// Its manifest, or why that cannot be read.
+    pub manifest: Result<Manifest, String>,
+}
+
+/// A stretch of a dump.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Part {
+    /// Where it begins.
+    pub offset: u64,
+    /// How long it is.
+    pub bytes: u64,
+    /// Its MD5, which the store compares with what arrived.
+    pub md5: [u8; 16],
+}
+
+impl Dump {
+    /// Opens a dump and reads it once, in full.
+    ///
+    /// # Errors
+    /// If it is gone or cannot be read.
+    pub fn open(spool: &Spool, entry: &Entry, part_size: u64) -> io::Result<Dump> {
+        let file = spool.read(entry)?;
+        let bytes = file.metadata()?.len();
+        let (parts, sha256) = measure(&file, layout(bytes, part_size))?;
+        let manifest = read_manifest(&file, entry.id()).map(|(_, manifest)| manifest);
+        let manifest = manifest.map_err(|err| format!("{err:#}"));
+        Ok(Dump { id: entry.id().clone(), file: Arc::new(file), bytes, sha256, parts, manifest })
+    }
+
+    /// The object's user metadata. Values are printable ASCII, since they
+    /// travel as HTTP headers, and cut, since S3 limits them.
+    pub fn metadata(&self) -> Vec<(&'static str, String)> {
+        let mut metadata = vec![("id", self.id.to_string()), ("sha256", self.sha256.clone())];
+        if let Ok(manifest) = &self.manifest {
+            metadata.push(("node", manifest.node.to_string()));
+            metadata.extend(manifest.crash.signal_name.clone().map(|signal| ("signal", signal)));
+            metadata.extend(manifest.crash.exe.as_ref().map(|exe| ("exe", exe.to_string())));
+            if let Some(container) = manifest.container.present() {
+                metadata.push(("namespace", container.pod.namespace.clone()));
+                metadata.push(("pod", container.pod.name.clone()));
+                metadata.push(("container", container.name.clone()));
+            }
+        }
+        for (_, value) in &mut metadata {
+            *value = value.chars().flat_map(char::escape_default).take(MAX_METADATA_VALUE).collect();
+        }
+        metadata
+    }
+}
+
+/// Where the parts of `bytes` begin and how long they are. Larger than asked
+/// for if there would be too many.
+fn layout(bytes: u64, part_size: u64) -> impl Iterator<Item = (u64, u64)> {
+    let size = part_size.max(bytes.div_ceil(MAX_PARTS));
+    let count = bytes.div_ceil(size).max(1);
+    (0..count).map(move |n| (n * size, size.min(bytes - n * size)))
+}
+
+fn measure(mut file: &File, layout: impl Iterator<Item = (u64, u64)>) -> io::Result<(Vec<Part>, String)> {
+    let mut sha256 = Sha256::new();
+    let mut chunk = vec![0; CHUNK];
+    let mut parts = Vec::new();
+    for (offset, bytes) in layout {
+        let mut md5 = Md5::new();
+        let mut left = bytes;
+        while left > 0 {
+            let n = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            file.read_exact(&mut chunk[..n])?;
+            sha256.update(&chunk[..n]);
+            md5.update(&chunk[..n]);
+            left -= n as u64;
+        }
+        parts.push(Part { offset, bytes, md5: md5.finalize().into() });
+    }
+    let sha256 = sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((parts, sha256))
+}
+
+/// The manifest of the dump in `file`, as it stands there and as we read it.
+///
+/// # Errors
+/// If the file is no dump of that id.
+pub fn read_manifest(file: &File, id: &DumpId) -> anyhow::Result<(Vec<u8>, Manifest)> {
+    let mut zip = zip::ZipArchive::new(io::BufReader::new(Positioned { file, at: 0 }))?;
+    let mut json = Vec::new();
+    zip.by_name(&format!("{id}/{FILE_NAME}"))?.take(MAX_MANIFEST).read_to_end(&mut json)?;
+    let manifest: Manifest = serde_json::from_slice(&json)?;
+    anyhow::ensure!(manifest.id == *id, "it says that it is {}", manifest.id);
+    Ok((json, manifest))
+}
+
+/// Reads a file at a position of its own: the file's one position may be in
+/// use elsewhere.
+struct Positioned<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for Positioned<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(buf, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+impl io::Seek for Positioned<'_> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            io::SeekFrom::Start(at) => Some(at),
+            io::SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            io::SeekFrom::End(by) => self.file.metadata()?.len().checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn parts_cover_a_dump_exactly() {
+        for (bytes, part_size) in [(0, 5), (1, 5), (5, 5), (6, 5), (14, 5), (1_000_000, 7)] {
+            let mut at = 0;
+            for (offset, length) in layout(bytes, part_size) {
+                assert_eq!(offset, at);
+                at += length;
+            }
+            assert_eq!(at, bytes);
+        }
+        assert_eq!(layout(16 * MIB, 16 * MIB).count(), 1);
+        assert_eq!(layout(0, 16 * MIB).count(), 1);
+    }
+
+    #[test]
+    fn there_are_never_more_parts_than_the_store_takes() {
+        let parts: Vec<_> = layout(5 << 40, 16 * MIB).collect();
+        assert_eq!(parts.len() as u64, MAX_PARTS);
+        assert!(parts.iter().all(|(_, bytes)| *bytes <= 5 << 30));
+    }
+
+    #[test]
+    fn metadata_fits_into_headers_whatever_the_process_was_called() {
+        let json = include_str!("../../protocol/tests/golden/manifest-1.json");
+        let mut manifest: Manifest = serde_json::from_str(json).unwrap();
+        manifest.crash.exe = Some(format!("/tmp/ä\n{}", "x".repeat(4096)).as_str().into());
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let id = manifest.id.clone();
+        let dump = Dump { id, file, bytes: 0, sha256: "00".into(), parts: vec![], manifest: Ok(manifest) };
+        let metadata = dump.metadata();
+        assert_eq!(metadata.len(), 8);
+        assert!(metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() < 2048);
+        assert!(
+            metadata.iter().all(|(_, value)| value.bytes().all(|b| (b' '..0x7f).contains(&b))),
+            "{metadata:?}"
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! What to do next, given what is in the spool. Touches nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use protocol::spool::{DumpId, Entry, Found, State};
+
+/// A part younger than this is not asked about: see
+/// [`is_abandoned`](protocol::spool::is_abandoned).
+const NEWBORN: Duration = Duration::from_secs(60);
+
+/// Something to do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Put it into the store.
+    Upload(Entry),
+    /// Find out whether its composer lives; if not, it is torn.
+    Examine(Entry),
+}
+
+/// What is going on, and what has been tried.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Dumps that are being uploaded.
+    pub busy: BTreeSet<DumpId>,
+    /// How often the upload of a dump has failed.
+    pub failures: BTreeMap<DumpId, u32>,
+}
+
+impl Progress {
+    /// Forgets dumps that are no longer there.
+    pub fn retain(&mut self, found: &[Found]) {
+        let there: BTreeSet<_> = found.iter().map(|found| found.entry.id()).collect();
+        self.failures.retain(|id, _| there.contains(id));
+    }
+}
+
+/// What to do next. At most `free` uploads: those that failed least often
+/// first, so that no dump stands in the way of the others, and among those
+/// the oldest.
+pub fn plan(found: &[Found], now: SystemTime, progress: &Progress, free: usize) -> Vec<Step> {
+    let mut ready = Vec::new();
+    let mut steps = Vec::new();
+    for Found { entry, modified, .. } in found {
+        match entry.state() {
+            State::Ready if !progress.busy.contains(entry.id()) => ready.push(entry),
+            State::Part if now.duration_since(*modified).is_ok_and(|age| age > NEWBORN) => {
+                steps.push(Step::Examine(entry.clone()));
+            }
+            State::Ready | State::Part | State::Torn | State::Rejected => {}
+        }
+    }
+    ready.sort_by_key(|entry| (progress.failures.get(entry.id()), entry.id()));
+    steps.extend(ready.into_iter().take(free).cloned().map(Step::Upload));
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(name: &str, age: u64) -> Found {
+        let entry = Entry::parse(&format!("20261122T193101Z-{name}")).unwrap();
+        Found { entry, bytes: 1, modified: SystemTime::UNIX_EPOCH + Duration::from_secs(1000 - age) }
+    }
+
+    fn planned(found: &[Found], progress: &Progress, free: usize) -> Vec<String> {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let name = |step| match step {
+            Step::Upload(entry) => format!("upload {}", &entry.id().as_str()[17..18]),
+            Step::Examine(entry) => format!("examine {}", &entry.id().as_str()[17..18]),
+        };
+        plan(found, now, progress, free).into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn the_oldest_ready_dumps_go_first_and_not_too_many() {
+        let spool = [found("1-00000000.zip", 0), found("2-00000000_x.zip", 0), found("3-00000000.zip", 0)];
+        assert_eq!(planned(&spool, &Progress::default(), 2), ["upload 1", "upload 2"]);
+        assert_eq!(planned(&spool, &Progress::default(), 0), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_being_uploaded_is_not_begun_again() {
+        let spool = [found("1-00000000.zip", 0), found("2-00000000.zip", 0)];
+        let busy = BTreeSet::from([spool[0].entry.id().clone()]);
+        assert_eq!(planned(&spool, &Progress { busy, ..Default::default() }, 2), ["upload 2"]);
+    }
+
+    #[test]
+    fn a_dump_that_keeps_failing_lets_others_pass() {
+        let spool = [found("1-00000000.zip", 0), found("2-00000000.zip", 0)];
+        let failures = BTreeMap::from([(spool[0].entry.id().clone(), 3)]);
+        let mut progress = Progress { failures, ..Default::default() };
+        assert_eq!(planned(&spool, &progress, 1), ["upload 2"]);
+        progress.retain(&spool[1..]);
+        assert!(progress.failures.is_empty());
+    }
+
+    #[test]
+    fn a_part_is_examined_when_it_is_no_newborn() {
+        let spool = [found("1-00000000.zip.part", 61), found("2-00000000.zip.part", 59)];
+        assert_eq!(planned(&spool, &Progress::default(), 2), ["examine 1"]);
+    }
+
+    #[test]
+    fn what_has_to_wait_for_a_person_waits() {
+        let spool = [found("1-00000000.zip.torn", 999), found("2-00000000.zip.rejected", 999)];
+        assert_eq!(planned(&spool, &Progress::default(), 2), [""; 0]);
+    }
+}

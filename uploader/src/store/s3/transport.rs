@@ -1,0 +1,261 @@
+//! Carries rusoto's requests over reqwest, and signs them.
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Method, Url};
+use rusoto_core::ByteStream;
+use rusoto_core::request::{
+    DispatchSignedRequest, DispatchSignedRequestFuture, HttpDispatchError, HttpResponse,
+};
+use rusoto_core::signature::{SignedRequest, SignedRequestPayload};
+use rusoto_credential::AwsCredentials;
+use tokio::time::sleep;
+
+use crate::config::{Credentials, S3Config};
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long nothing may move, in either direction.
+const STALL_DEADLINE: Duration = Duration::from_secs(60);
+/// Putting the parts of a large object together takes minutes, in which the
+/// store says nothing ("CompleteMultipartUpload" in the S3 API reference).
+const COMPLETE_DEADLINE: Duration = Duration::from_secs(600);
+/// No answer to what we ask is longer than a few kilobytes.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// A signing HTTP client.
+pub struct Transport(Arc<Inner>);
+
+struct Inner {
+    http: reqwest::Client,
+    config: S3Config,
+}
+
+impl Transport {
+    /// A client for the store in `config`. Connects to nothing yet.
+    pub fn new(config: S3Config) -> anyhow::Result<Transport> {
+        // An error means that there is one already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let authorities = match &config.ca_file {
+            Some(file) => authorities(file).with_context(|| format!("reading {}", file.display()))?,
+            None => vec![],
+        };
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("coredump-uploader/", env!("CARGO_PKG_VERSION")))
+            .tls_certs_merge(authorities)
+            .connect_timeout(CONNECT_DEADLINE)
+            // A request is signed for its host: elsewhere it is worth nothing.
+            .redirect(Policy::none())
+            .build()
+            .context("making an HTTP client")?;
+        Ok(Transport(Arc::new(Inner { http, config })))
+    }
+}
+
+fn authorities(file: &Path) -> anyhow::Result<Vec<Certificate>> {
+    let certificates = Certificate::from_pem_bundle(&fs::read(file)?)?;
+    anyhow::ensure!(!certificates.is_empty(), "there is no certificate in it");
+    Ok(certificates)
+}
+
+impl DispatchSignedRequest for Transport {
+    fn dispatch(&self, request: SignedRequest, _: Option<Duration>) -> DispatchSignedRequestFuture {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move {
+            let answered = inner.send(request).await;
+            answered.map_err(|err| HttpDispatchError::new(format!("{err:#}")))
+        })
+    }
+}
+
+impl Inner {
+    async fn send(&self, mut request: SignedRequest) -> anyhow::Result<HttpResponse> {
+        if !self.config.path_style {
+            self.name_bucket_in_host(&mut request);
+        }
+        request.sign(&credentials(&self.config.credentials)?);
+
+        let method = Method::from_bytes(request.method.as_bytes())?;
+        let completes = method == Method::POST && request.params.contains_key("uploadId");
+        let deadline = if completes { COMPLETE_DEADLINE } else { STALL_DEADLINE };
+        let progress = Arc::new(AtomicU64::new(0));
+        let mut http = self.http.request(method, url(&request)?).headers(headers(&request)?);
+        http = match request.payload.take() {
+            None => http,
+            Some(SignedRequestPayload::Buffer(bytes)) => http.body(bytes),
+            Some(SignedRequestPayload::Stream(stream)) => {
+                let sent = Arc::clone(&progress);
+                let counted = stream.inspect_ok(move |chunk| {
+                    sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                });
+                http.body(reqwest::Body::wrap_stream(counted))
+            }
+        };
+        let exchange = async {
+            let response = http.send().await.map_err(|err| anyhow!("{}", chain(&err)))?;
+            let (status, headers) = (response.status().as_u16(), response.headers().clone());
+            let body = bounded(response).await?;
+            anyhow::Ok((status, headers, body))
+        };
+        let (status, headers, body) = tokio::select! {
+            answer = exchange => answer?,
+            () = stalled(&progress, deadline) => bail!("nothing has moved for {} seconds", deadline.as_secs()),
+        };
+        answer(if completes { status_of_completion(status, &body) } else { status }, &headers, body)
+    }
+
+    /// From `host/bucket/key` to `bucket.host/key`, which rusoto cannot do.
+    fn name_bucket_in_host(&self, request: &mut SignedRequest) {
+        let bucket = &self.config.bucket;
+        if let Some(path) = request.path.strip_prefix(&format!("/{bucket}")) {
+            let (path, host) = (path.to_owned(), format!("{bucket}.{}", request.hostname()));
+            request.path = path;
+            request.set_hostname(Some(host));
+        }
+    }
+}
+
+fn credentials(credentials: &Credentials) -> anyhow::Result<AwsCredentials> {
+    let read = |path: &Path| -> anyhow::Result<String> {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(text.trim().to_owned())
+    };
+    Ok(match credentials {
+        Credentials::Fixed { id, secret, token } => AwsCredentials::new(id, secret, token.clone(), None),
+        Credentials::Files { id, secret } => AwsCredentials::new(read(id)?, read(secret)?, None, None),
+    })
+}
+
+fn url(request: &SignedRequest) -> anyhow::Result<Url> {
+    let query = request.canonical_query_string();
+    let mark = if query.is_empty() { "" } else { "?" };
+    let url =
+        format!("{}://{}{}{mark}{query}", request.scheme(), request.hostname(), request.canonical_uri());
+    Url::parse(&url).with_context(|| format!("reading the address {url}"))
+}
+
+fn headers(request: &SignedRequest) -> anyhow::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for (name, values) in request.headers() {
+        for value in values {
+            let name = HeaderName::from_bytes(name.as_bytes())?;
+            headers.append(name, HeaderValue::from_bytes(value)?);
+        }
+    }
+    Ok(headers)
+}
+
+/// Returns when nothing has moved for as long as `deadline`.
+async fn stalled(progress: &AtomicU64, deadline: Duration) {
+    let mut before = None;
+    loop {
+        let now = Some(progress.load(Ordering::Relaxed));
+        if now == before {
+            return;
+        }
+        before = now;
+        sleep(deadline).await;
+    }
+}
+
+async fn bounded(response: reqwest::Response) -> anyhow::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    let mut chunks = response.bytes_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|err| anyhow!("{}", chain(&err)))?;
+        anyhow::ensure!(
+            body.len() + chunk.len() <= MAX_ANSWER,
+            "the answer is longer than {MAX_ANSWER} bytes"
+        );
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The store says 200 before it puts the parts together, and may then say in
+/// the body that it could not; rusoto would take that for a success.
+fn status_of_completion(status: u16, body: &[u8]) -> u16 {
+    let is_error = |body: &str| {
+        let root = body
+            .split('<')
+            .find(|tag| !tag.is_empty() && !tag.trim().is_empty() && !tag.starts_with(['?', '!']));
+        root.is_some_and(|tag| tag.starts_with("Error") && !tag.starts_with("Errors"))
+    };
+    match (status, str::from_utf8(body)) {
+        (200, Ok(body)) if !is_error(body) => 200,
+        (200, _) => 500,
+        (other, _) => other,
+    }
+}
+
+fn answer(status: u16, headers: &HeaderMap, body: Vec<u8>) -> anyhow::Result<HttpResponse> {
+    let mut told = http02::HeaderMap::<String>::default();
+    for (name, value) in headers {
+        let name = http02::header::HeaderName::from_bytes(name.as_str().as_bytes())?;
+        told.insert(name, String::from_utf8_lossy(value.as_bytes()).into_owned());
+    }
+    let status = http02::StatusCode::from_u16(status)?;
+    let body = ByteStream::new(stream::iter([io::Result::Ok(Bytes::from(body))]));
+    Ok(HttpResponse { status, headers: told, body })
+}
+
+/// reqwest's errors leave the cause to their sources, as errors should, and
+/// rusoto takes only a string.
+fn chain(err: &reqwest::Error) -> String {
+    let mut said = err.to_string();
+    let mut source = err.source();
+    while let Some(err) = source {
+        let cause = err.to_string();
+        if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+        source = err.source();
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_in_a_200_is_an_error() {
+        let head = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n  \n";
+        let status = |body: &str| status_of_completion(200, format!("{head}{body}").as_bytes());
+        assert_eq!(
+            status("<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>"),
+            200
+        );
+        assert_eq!(status("<Error><Code>InternalError</Code></Error>"), 500);
+        assert_eq!(status_of_completion(200, b"<Error/>"), 500);
+        assert_eq!(status_of_completion(403, b"<Error/>"), 403);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_moves_is_not_stalled() {
+        let progress = AtomicU64::new(0);
+        let began = tokio::time::Instant::now();
+        tokio::select! {
+            () = stalled(&progress, STALL_DEADLINE) => {}
+            () = async {
+                for _ in 0..100 {
+                    sleep(STALL_DEADLINE / 2).await;
+                    progress.fetch_add(1, Ordering::Relaxed);
+                }
+                std::future::pending::<()>().await;
+            } => {}
+        }
+        assert!(began.elapsed() >= STALL_DEADLINE * 50);
+        assert!(began.elapsed() <= STALL_DEADLINE * 53);
+    }
+}
