@@ -2,6 +2,7 @@
 //! the kernel: `deploy/testbed/tests` has that.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -1,6 +1,9 @@
 //! `crashes.jsonl`: what happened on this node, in order. One line for each
 //! crash the kernel handed over, also for those that became no dump.
 //!
+//! The line is written when all is over: whoever finds a line about a captured
+//! crash finds its dump ready, unless the uploader was there before.
+//!
 //! A line is appended with one `write` by whoever holds the file's lock, so
 //! lines never mix; past [`MAX_BYTES`] the file becomes [`PREVIOUS`] and a new
 //! one begins.

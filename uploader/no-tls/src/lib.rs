@@ -43,6 +43,9 @@ impl<T> Service<Uri> for HttpsConnector<T> {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        future::ready(Err(io::Error::new(io::ErrorKind::Unsupported, "rusoto's own client is not to be used")))
+        future::ready(Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "rusoto's own client is not to be used",
+        )))
     }
 }

@@ -1,0 +1,75 @@
+# The only interface: CI types what you type. `make help` lists it.
+
+TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
+RELEASE := target/release
+STATIC := target/$(TARGET)/release
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: build
+build: ## the three release binaries, in dist/
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked -p composer --target $(TARGET)
+	cargo build --release --locked -p installer -p uploader
+	mkdir -p dist
+	install -m 0755 $(STATIC)/composer $(RELEASE)/installer $(RELEASE)/uploader dist/
+
+.PHONY: demo
+demo: ## one real crash becomes one verified object; needs root, puts the host back
+	@sh deploy/demo.sh --check
+	@$(MAKE) --no-print-directory build
+	cargo build --locked -p testbed --bins
+	@exec sh deploy/demo.sh
+
+.PHONY: test
+test: tools build static ## everything; as root also with the real kernel
+ifeq ($(shell id -u),0)
+	cargo test --locked --workspace
+else
+	cargo test --locked --workspace --exclude testbed
+	@echo 'not root: what needs the kernel (deploy/testbed) was left out'
+endif
+
+.PHONY: tools
+tools: ## installs what the tests need of the system, or names it
+	@sh deploy/tools.sh
+
+.PHONY: fmt-check
+fmt-check:
+	cargo fmt --all --check
+
+.PHONY: lint
+lint: check-deps ## formatting, clippy, shellcheck, dependency directions
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	shellcheck deploy/*.sh .ci/run
+
+.PHONY: doc
+doc: ## the developers' documentation
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
+
+# The composer runs as root beside a dying process: no TLS, no internet. And
+# nobody brings rusoto's own, old TLS stack back.
+.PHONY: check-deps
+check-deps: ## arrows point to protocol; the composer stays small
+	@for crate in composer installer uploader; do \
+	  tree=$$(cargo tree --locked -p $$crate -e normal --prefix none) || exit 1; \
+	  others=$$(printf '%s\n' composer installer uploader testbed | grep -vx $$crate | tr '\n' '|'); \
+	  if echo "$$tree" | grep -E "^($${others%|}) "; then echo "$$crate must not depend on it"; exit 1; fi; \
+	done
+	@tree=$$(cargo tree --locked -p composer -e normal --prefix none) && \
+	  ! echo "$$tree" | grep -E '^(tokio|hyper|reqwest|rusoto_|rustls|openssl)'
+	@tree=$$(cargo tree --locked -p uploader -e normal --prefix none) && \
+	  ! echo "$$tree" | grep -E '^(openssl|native-tls|rustls v0\.(1|20|21))'
+
+.PHONY: static
+static: build ## the composer must run on any host
+	@ldd dist/composer 2>&1 | grep -E 'statically linked|not a dynamic executable'
+
+.PHONY: ci
+ci: tools fmt-check lint doc test ## what the pipeline runs
+
+.PHONY: clean
+clean: ## removes what was built
+	cargo clean
+	rm -rf dist

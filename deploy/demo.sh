@@ -1,0 +1,106 @@
+#!/bin/sh
+# One real crash becomes one verified object, on this machine, and afterwards
+# the machine is what it was. Called by `make demo`, which builds what it runs.
+set -eu
+
+cd "$(dirname "$0")/.."
+
+if [ "$(id -u)" != 0 ]; then
+    echo 'make demo: has to be run as root, because it sets kernel.core_pattern (and puts it back)' >&2
+    exit 1
+fi
+[ "${1-}" = --check ] && exit 0
+
+pattern=/proc/sys/kernel/core_pattern
+before=$(cat $pattern)
+# Below /opt, since the kernel has to execute the composer there and /tmp is
+# often mounted noexec; short, since core_pattern has 127 bytes.
+base=$(mktemp -d /opt/coredump-demo.XXXXXX)
+installed=
+store=
+uploader=
+
+finish() {
+    status=$?
+    trap '' INT TERM
+    set +e
+    # shellcheck disable=SC2086
+    [ -z "$uploader$store" ] || kill $uploader $store 2>/dev/null
+    [ -z "$installed" ] || dist/installer --config "$base/installer.yaml" uninstall >"$base/uninstall.log" 2>&1 ||
+        cat "$base/uninstall.log" >&2
+    # shellcheck disable=SC2086
+    [ -z "$uploader$store" ] || wait $uploader $store 2>/dev/null
+    if [ "$(cat $pattern)" = "$before" ]; then
+        rm -rf "$base"
+        say "the host is as it was: kernel.core_pattern = $before"
+    else
+        echo "kernel.core_pattern is $(cat $pattern) and was $before; all of the demo is still in $base" >&2
+        status=1
+    fi
+    exit $status
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+
+wait_for() { # WHAT COMMAND...
+    what=$1
+    shift
+    for _ in $(seq 300); do
+        if "$@"; then return; fi
+        sleep 0.1
+    done
+    echo "no $what within 30 seconds" >&2
+    exit 1
+}
+spooled() { [ -n "$(find "$base/spool" -name '*.zip')" ]; }
+shipped() { [ -n "$(find "$base/store/dumps" -name '*.zip')" ] && ! spooled; }
+
+say "a store, in $base/store"
+target/debug/dev-store --dir "$base/store" --bucket dumps --ready-file "$base/endpoint" >"$base/store.log" 2>&1 &
+store=$!
+wait_for "store" test -s "$base/endpoint"
+
+cat >"$base/installer.yaml" <<END
+host_dir: $base/host
+spool_dir: $base/spool
+END
+cat >"$base/uploader.yaml" <<END
+spool_dir: $base/spool
+store:
+  s3:
+    bucket: dumps
+    endpoint: $(cat "$base/endpoint")
+    path_style: true
+END
+
+say "the kernel hands crashes to the composer"
+installed=yes
+dist/installer --config "$base/installer.yaml" install
+dist/installer --config "$base/installer.yaml" status
+
+say "a process crashes"
+target/debug/crasher --heap-mb 5 --signal SEGV || true
+wait_for "dump" spooled
+
+say "its dump is in the spool"
+dist/uploader --spool "$base/spool" ls
+dump=$(cd "$base/spool" && echo ./*.zip)
+unzip -l "$base/spool/$dump"
+id=$(basename "$dump" | cut -d_ -f1)
+dist/uploader --spool "$base/spool" show "$id"
+
+say "the uploader ships it"
+AWS_ACCESS_KEY_ID=testbed AWS_SECRET_ACCESS_KEY=testbed-secret \
+    dist/uploader --config "$base/uploader.yaml" run &
+uploader=$!
+wait_for "object" shipped
+
+say "the object is in the store, its size and checksum confirmed, and the spool is empty"
+find "$base/store/dumps" -name '*.zip' -printf '%s bytes  %P\n'
+object=$(find "$base/store/dumps" -name '*.zip')
+unzip -tq "$object"
+unzip -p "$object" "$id/manifest.json"
+echo

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Installs what the tests need of the system where it can, or names it.
+set -eu
+
+missing=
+need() { # COMMAND PACKAGE
+    command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+need cc gcc
+need curl curl          # asks the store of the tests questions that no client of ours would
+need gdb gdb            # opens a core the way its reader will
+need shellcheck shellcheck
+need strace strace      # kills the installer at each of its system calls
+need unzip unzip        # opens a dump the way its reader will
+
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    apt-get update -qq
+    # Word splitting is what makes a list of it.
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+else
+    echo "the tests need these packages, and only root with apt-get could install them:$missing" >&2
+    exit 1
+fi

@@ -1,0 +1,153 @@
+//! Crashes a child of our own and waits for its dump, because only a dump
+//! shows that dumps are made.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::OFlag;
+use protocol::journal::{FILE_NAME, Line, MAX_BYTES, Outcome, PREVIOUS};
+use protocol::spool::{Spool, State};
+
+use crate::change::say;
+use crate::host::Node;
+use crate::status;
+
+/// The hidden command of the child.
+pub const CRASH: &str = "crash-for-self-test";
+/// A dump of a process of this size takes less than a second on an idle node.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// If the kernel says that it dumped nothing, a composer that has given up may
+/// still be writing down why.
+const PATIENCE_WITHOUT_CORE: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Runs the test.
+///
+/// # Errors
+/// The step that failed, and where to look.
+pub fn run(node: &Node, own: &Path) -> Result<()> {
+    status::report(&status::of(node), false).context("before any crash")?;
+    let spool = Spool::open(node.root.locate(&node.config.spool_dir)).context("opening the spool")?;
+
+    let comm = format!("selftest-{:06x}", seed() & 0xff_ffff);
+    say(&format!("crashing a child named {comm}"));
+    let deadline = Instant::now() + PATIENCE;
+    // It needs no configuration, and must not stumble over that of others.
+    let child = Command::new(own)
+        .args(["--config", "/dev/null", CRASH, &comm])
+        .spawn()
+        .context("starting a child to crash")?;
+    let status = end_of(child, deadline)?;
+    ensure!(status.signal().is_some(), "the child was to crash and ended with {status}");
+
+    let deadline =
+        if status.core_dumped() { deadline } else { deadline.min(Instant::now() + PATIENCE_WITHOUT_CORE) };
+    let line = loop {
+        if let Some(line) = line_about(&spool, &comm)? {
+            break line;
+        }
+        ensure!(Instant::now() < deadline, "{}", silence(status));
+        thread::sleep(LOOK_EVERY);
+    };
+    verdict(&line)?;
+    let found = spool.list().context("looking into the spool")?;
+    match found.iter().find(|found| *found.entry.id() == line.id) {
+        Some(dump) if dump.entry.state() == State::Ready => {
+            say(&format!("its dump is in the spool: {}", dump.entry));
+        }
+        Some(dump) => bail!("its dump is {}, not ready: {}", dump.entry.state(), dump.entry),
+        // The composer wrote its line after the dump was there.
+        None => say(&format!("its dump {} has left the spool: the uploader has taken it", line.id)),
+    }
+    say(&"self-test passed");
+    Ok(())
+}
+
+/// The child's part: dies under the name it was given.
+///
+/// # Errors
+/// If it cannot take the name.
+pub fn crash(comm: &str) -> Result<()> {
+    nix::sys::prctl::set_name(&std::ffi::CString::new(comm)?).context("taking a name")?;
+    std::process::abort()
+}
+
+/// Tells this self-test from earlier ones; nobody has to be unable to guess it.
+fn seed() -> u32 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.subsec_nanos().rotate_left(12) ^ std::process::id()
+}
+
+/// Waits until the kernel lets go of the child, which is when the composer has
+/// read its core.
+fn end_of(mut child: Child, deadline: Instant) -> Result<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait().context("waiting for the child")? {
+            return Ok(status);
+        }
+        if Instant::now() > deadline {
+            // Nothing is lost if it just died, and nothing gained if it cannot.
+            let _ = child.kill();
+            bail!("the child was not gone after {PATIENCE:?}: the composer holds it; see `dmesg`");
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// What the journal says about the process named `comm`.
+fn line_about(spool: &Spool, comm: &str) -> Result<Option<Line>> {
+    for name in [FILE_NAME, PREVIOUS] {
+        let path = spool.dir().join(name);
+        let text = match read_bounded(&path) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
+            text => text.with_context(|| format!("reading {}", path.display()))?,
+        };
+        let lines = String::from_utf8_lossy(&text);
+        // A line that is being written is no line yet.
+        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+        if let Some(line) = lines.find(|line| line.comm == Some(comm.into())) {
+            return Ok(Some(line));
+        }
+    }
+    Ok(None)
+}
+
+/// The uploader may write to the spool, and a test by root must neither follow
+/// what it left there nor wait for it.
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let mut text = Vec::new();
+    file.take(2 * MAX_BYTES).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// What it means that the journal has no line about the child.
+fn silence(status: ExitStatus) -> &'static str {
+    if status.core_dumped() {
+        "the composer read the core and wrote no line about it: it failed; see `dmesg` for its reason"
+    } else {
+        "the kernel dumped no core: it could not start the composer, or had core_pipe_limit of them \
+         running already; see `dmesg`"
+    }
+}
+
+fn verdict(line: &Line) -> Result<()> {
+    match &line.outcome {
+        Outcome::Captured { truncated: None, core_bytes, .. } => {
+            say(&format!("captured {core_bytes} bytes of core"));
+            Ok(())
+        }
+        Outcome::Captured { truncated: Some(why), .. } => {
+            bail!("the core of the child is not whole: {}", why.as_str())
+        }
+        Outcome::Refused { reason } => bail!("the composer refused the core of the child: {reason}"),
+    }
+}

@@ -1,0 +1,10 @@
+//! Does the real binary behave? No root, no network, and none of the settings
+//! of the machine that runs it.
+
+#![expect(clippy::unwrap_used, reason = "to panic is how a test fails")]
+
+mod commands;
+mod killed;
+mod node;
+mod selftest;
+mod watch;

@@ -1,0 +1,109 @@
+//! `run`: what it notices, what it logs, and how it ends.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::node::{FOREIGN, Node, eventually};
+
+/// An installer that keeps a node collecting.
+struct Watch {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Watch {
+    fn start(node: &Node) -> Watch {
+        let log = node.path("run.log");
+        let child = node.command(&["run"]).stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let watch = Watch { child, log };
+        watch.logs("this node is collecting");
+        watch
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits for `words` in the log.
+    fn logs(&self, words: &str) {
+        eventually(words, || self.log().contains(words));
+    }
+
+    /// Asks it to end, and sees that it does so at once.
+    fn end(&mut self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+        let asked = Instant::now();
+        assert!(self.child.wait().unwrap().success());
+        assert!(asked.elapsed() < Duration::from_secs(3), "it took its time to end");
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn run_repairs_what_others_change_and_says_who_won() {
+    let node = Node::new();
+    node.configure("check_every: 20ms");
+    let mut watch = Watch::start(&node);
+    node.set("kernel/core_pattern", FOREIGN);
+    watch.logs("somebody changed kernel.core_pattern");
+    let log = watch.log();
+    let line = log.lines().find(|line| line.contains("somebody changed")).unwrap();
+    assert!(line.contains("WARN") && line.contains(&format!("found={FOREIGN:?}")), "{line}");
+    fs::remove_file(node.host_dir().join("composer")).unwrap();
+    watch.logs("put our composer into place");
+    eventually("the node collects again", || node.run(&["status"]).status.success());
+    // What it lost to is not what was there before.
+    watch.end(Signal::SIGTERM);
+    node.ok(&["uninstall"]);
+    assert_eq!(node.sysctl("kernel/core_pattern"), "|/usr/share/apport/apport %p");
+}
+
+#[test]
+fn run_reports_a_failed_repair_once_and_tries_again() {
+    let node = Node::new();
+    node.configure("check_every: 5ms");
+    let mut watch = Watch::start(&node);
+    let state = fs::read(node.host_dir().join("state.json")).unwrap();
+    fs::rename(node.path("sys/kernel/core_pattern"), node.path("sys/away")).unwrap();
+    watch.logs("core_pattern: No such file");
+    // A second trouble, noticed, shows that it has tried again with the first.
+    fs::write(node.host_dir().join("state.json"), "{").unwrap();
+    watch.logs("cannot be understood");
+    assert_eq!(watch.log().matches("core_pattern: No such file").count(), 1);
+    fs::write(node.host_dir().join("state.json"), state).unwrap();
+    fs::rename(node.path("sys/away"), node.path("sys/kernel/core_pattern")).unwrap();
+    watch.logs("is collecting again");
+    watch.end(Signal::SIGTERM);
+}
+
+#[test]
+fn run_ends_at_once_and_leaves_the_node_collecting() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let node = Node::new();
+        node.configure("check_every: 10s");
+        let mut watch = Watch::start(&node);
+        let installed = node.snapshot();
+        watch.end(signal);
+        assert_eq!(node.snapshot(), installed);
+        node.ok(&["status"]);
+    }
+}
+
+#[test]
+fn run_that_cannot_install_fails() {
+    let node = Node::new();
+    fs::remove_file(node.path("bin/composer")).unwrap();
+    let said = node.fails(1, &["run"]);
+    assert!(said.contains("bin/composer: No such file"), "{said}");
+}
