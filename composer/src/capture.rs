@@ -42,7 +42,7 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
 
     let (pipe, small) = CorePipe::take().context("taking the pipe")?;
     small.iter().for_each(|problem| story.problem(problem));
-    let mut process = process::read(argv.pid, argv.pidfd, |cut| story.problem(cut));
+    let mut process = process::read(argv.pid, argv.tid, argv.pidfd, |cut| story.problem(cut));
     match &process.exe {
         Section::Present(exe) => story.note(format_args!("read /proc: {exe}")),
         Section::Missing { reason } => story.problem(reason),
@@ -183,7 +183,8 @@ impl Dump<'_> {
             signal: argv.signal,
             signal_name: argv.signal.map(signal_name),
             time: argv.time.map(|_| self.time),
-            comm: argv.comm.clone(),
+            // The kernel has made a `!` of each `/` in %e (`cn_esc_printf`).
+            comm: process.comm.clone().or_else(|| argv.comm.clone()),
             exe: process.exe.present().cloned(),
             cmdline: process.cmdline(),
             hostname: argv.hostname.clone(),

@@ -39,6 +39,8 @@ pub struct Process {
     pub files: Vec<(&'static str, Section<Vec<u8>>)>,
     /// The executable.
     pub exe: Section<Text>,
+    /// The command name of the thread that crashed.
+    pub comm: Option<Text>,
 }
 
 impl Process {
@@ -69,14 +71,15 @@ impl Process {
         Process {
             files: FILES.iter().map(|(name, _)| (*name, Section::Missing { reason: reason() })).collect(),
             exe: Section::Missing { reason: reason() },
+            comm: None,
         }
     }
 }
 
-/// Reads all there is about process `pid`, and makes sure that it was the
-/// crashed one. What cannot be proven to be about that process is not told.
+/// Reads all there is about process `pid`, whose thread `tid` crashed, and
+/// makes sure that it was the crashed one. What cannot be proven to be about that process is not told.
 /// `note` hears what was cut.
-pub fn read(pid: Option<u32>, pidfd: Option<u32>, mut note: impl FnMut(String)) -> Process {
+pub fn read(pid: Option<u32>, tid: Option<u32>, pidfd: Option<u32>, mut note: impl FnMut(String)) -> Process {
     let Some(pid) = pid else { return Process::missing("the kernel gave no pid") };
     let path = format!("/proc/{pid}");
     let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -91,7 +94,10 @@ pub fn read(pid: Option<u32>, pidfd: Option<u32>, mut note: impl FnMut(String)) 
         Ok(exe) => Section::Present(Text::from(OsStr::new(&exe))),
         Err(err) => Section::Missing { reason: format!("reading {path}/exe: {err}") },
     };
-    let process = Process { files: files.into(), exe };
+    let thread = format!("task/{}/comm", tid.unwrap_or(pid));
+    let comm = read_file(&dir, &thread, 64, &mut note);
+    let comm = comm.present().map(|comm| Text::from(comm.strip_suffix(b"\n").unwrap_or(comm)));
+    let process = Process { files: files.into(), exe, comm };
     match identity(pid, pidfd, process.file("status")) {
         Ok(()) => process,
         Err(reason) => Process::missing(&reason),
@@ -162,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_living_process_is_not_the_crashed_one() {
-        let process = read(Some(std::process::id()), None, |_| {});
+        let process = read(Some(std::process::id()), None, None, |_| {});
         let Section::Missing { reason } = &process.exe else { panic!("it was believed") };
         assert!(reason.contains("is not dumping core"), "{reason}");
         assert!(process.file("cmdline").is_none());
@@ -170,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_process_that_is_gone_leaves_a_reason() {
-        let process = read(Some(u32::MAX), None, |_| {});
+        let process = read(Some(u32::MAX), None, None, |_| {});
         let Section::Missing { reason } = process.exe else { panic!("there is no such process") };
         assert!(reason.contains("No such file"), "{reason}");
     }

@@ -98,9 +98,10 @@ pub struct Argv {
     pub dumpable: Option<u32>,
     /// The descriptor at which the kernel left a pidfd; none before Linux 6.16.
     pub pidfd: Option<u32>,
-    /// The host name the process saw; bytes of its own choosing.
+    /// The host name the process saw; bytes of its own choosing, but that the
+    /// kernel makes a `!` of each `/` (`cn_esc_printf` in `fs/coredump.c`).
     pub hostname: Option<Text>,
-    /// Its command name; bytes of its own choosing.
+    /// The crashed thread's command name; the same goes for it.
     pub comm: Option<Text>,
     /// What could not be read.
     pub problems: Vec<String>,

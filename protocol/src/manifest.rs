@@ -61,13 +61,14 @@ pub struct Crash {
     pub signal_name: Option<String>,
     /// When it died, to the second.
     pub time: Option<Timestamp>,
-    /// Its command name, at most 15 bytes.
+    /// The command name of the thread that crashed, at most 15 bytes.
     pub comm: Option<Text>,
     /// Its executable, as a path in its own mount namespace.
     pub exe: Option<Text>,
     /// Its arguments.
     pub cmdline: Option<Vec<Text>>,
-    /// The host name it saw. Names no pod: `spec.hostname` may be anything.
+    /// The host name it saw, with a `!` for each `/`. Names no pod:
+    /// `spec.hostname` may be anything.
     pub hostname: Option<Text>,
     /// As in PR_GET_DUMPABLE.
     pub dumpable: Option<u32>,

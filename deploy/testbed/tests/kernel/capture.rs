@@ -1,0 +1,239 @@
+//! From a crash to a dump.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use protocol::journal::{Line, Outcome};
+use protocol::manifest::Truncation;
+use protocol::spool::{Spool, State};
+use testbed::elf;
+use testbed::memory::{Fill, Memory};
+use testbed::node::{self, Dump};
+use testbed::wait_for;
+
+use crate::crash::Crasher;
+use crate::{Collecting, PATIENCE, kernel_log, peak_memory, unzip_approves};
+
+#[test]
+fn a_dump_has_every_byte_of_the_crash_and_says_whose_it_is() {
+    let collecting = Collecting::new("");
+    let crasher = Crasher::start(["--heap-mb", "64", "--comm", "a b"]);
+    let (pid, address) = (crasher.pid, crasher.address);
+    crasher.crash();
+
+    let entry = collecting.node.wait_for_ready(1, PATIENCE).remove(0);
+    let mut dump = collecting.node.open(&entry);
+    let manifest = dump.manifest();
+    assert_eq!(manifest.problems, [""; 0]);
+    let crash = &manifest.crash;
+    assert_eq!((crash.pid, crash.tid, crash.uid, crash.gid), (Some(pid), Some(pid), Some(0), Some(0)));
+    assert_eq!(crash.signal_name.as_deref(), Some("SIGSEGV"));
+    assert_eq!(crash.comm.as_ref().unwrap().to_string(), "a b");
+    let exe = fs::canonicalize(env!("CARGO_BIN_EXE_crasher")).unwrap();
+    assert_eq!(crash.exe.as_ref().unwrap().to_string(), exe.display().to_string());
+    let cmdline: Vec<_> = crash.cmdline.as_ref().unwrap().iter().skip(1).map(ToString::to_string).collect();
+    assert_eq!(cmdline, ["--heap-mb", "64", "--comm", "a b", "--wait"]);
+    let age = manifest.captured_at.duration_since(crash.time.unwrap()).as_secs();
+    assert!((0..60).contains(&age), "{age}");
+    assert_eq!(manifest.core.truncated, None);
+    assert_eq!(manifest.core.expected_bytes, Some(manifest.core.bytes));
+    assert!(entry.to_string().ends_with("_a-b_SIGSEGV.zip"), "{entry}");
+
+    let core = dump.entry("core");
+    assert_eq!(core.len() as u64, manifest.core.bytes);
+    let memory = Memory { fill: Fill::Pattern, length: 64 << 20 };
+    let mut expected = vec![0; memory.length];
+    memory.read_at(0, &mut expected);
+    let found = elf::read_memory(&mut std::io::Cursor::new(&core), address, memory.length).unwrap();
+    assert!(found == expected, "the memory in the core is not that of the process");
+
+    let environ = String::from_utf8(dump.entry("proc/environ")).unwrap();
+    assert!(environ.contains("SECRET=<redacted>") && !environ.contains("hidden"), "{environ}");
+    for name in ["status", "stat", "cgroup", "limits", "auxv", "cmdline", "mountinfo", "maps"] {
+        assert!(!dump.entry(&format!("proc/{name}")).is_empty(), "{name}");
+    }
+    assert!(String::from_utf8(dump.entry("proc/status")).unwrap().contains("CoreDumping:\t1"));
+
+    let file = collecting.node.spool_dir().join(entry.to_string());
+    unzip_approves(&file);
+    let log = kernel_log();
+    assert!(log.contains(&format!("coredump-composer: pid {pid} (a b) crashed with signal 11")));
+    assert!(log.contains(&format!("coredump-composer: wrote {entry}")));
+    assert!(gdb(&core).contains("Program terminated with signal SIGSEGV"));
+}
+
+/// What gdb says about a core.
+fn gdb(core: &[u8]) -> String {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(core).unwrap();
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-batch", "-nx", "-ex", "info registers", "-c"])
+        .arg(file.path())
+        .arg(env!("CARGO_BIN_EXE_crasher"));
+    String::from_utf8_lossy(&node::run(&mut gdb).stdout).into_owned()
+}
+
+#[test]
+fn what_a_plain_file_would_hold_is_what_the_dump_holds() {
+    // The same process cannot crash twice. But two that are started alike,
+    // without address space randomisation, have the same memory at the same
+    // places: one is dumped into a file by the kernel alone, one through us,
+    // and all that is mapped is compared.
+    let collecting = Collecting::new("");
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let pattern = super::sysctl("kernel/core_pattern");
+    let plain = dir.path().join("plain");
+    let twins = Command::new("/usr/bin/env")
+        .args(["setarch", "-R", "sh", "-c"])
+        .arg(
+            r#"ulimit -c unlimited
+               echo "$1" > /proc/sys/kernel/core_pattern; "$0" --heap-mb 8 > /dev/null
+               echo "$2" > /proc/sys/kernel/core_pattern; "$0" --heap-mb 8 > /dev/null
+               true"#,
+        )
+        .arg(env!("CARGO_BIN_EXE_crasher"))
+        .arg(&plain)
+        .arg(&pattern)
+        .output()
+        .unwrap();
+    assert!(twins.status.success(), "{twins:?}");
+    let ours = collecting.dump().entry("core");
+    let plain = fs::read(plain).unwrap();
+    assert_eq!(ours.len(), plain.len());
+    let segments = elf::segments(&mut &plain[..]).unwrap();
+    assert_eq!(segments, elf::segments(&mut &ours[..]).unwrap());
+    let differ = |a: &[u8], b: &[u8]| a.iter().zip(b).filter(|(a, b)| a != b).count();
+    let (mut same, mut different) = (0, 0);
+    for segment in segments {
+        let range = segment.offset as usize..(segment.offset + segment.length) as usize;
+        let n = differ(&plain[range.clone()], &ours[range.clone()]);
+        different += n;
+        same += range.len() - n;
+    }
+    // What differs is what the kernel gave each of the two: 16 random bytes,
+    // a canary and pointers mangled with it, clocks in the vdso, its pid.
+    assert!(same > 8 << 20 && different < 2048, "{different} bytes differ, {same} do not");
+}
+
+#[test]
+fn a_core_of_five_gibibytes_goes_through_in_little_memory() {
+    let collecting = Collecting::new("");
+    Crasher::start(["--heap-mb", "5120", "--fill", "sparse"]).crash();
+    let entry = collecting.node.wait_for_ready(1, PATIENCE).remove(0);
+    let mut dump = collecting.node.open(&entry);
+    let manifest = dump.manifest();
+    assert!(manifest.core.bytes > 5 << 30, "{:?}", manifest.core);
+    assert_eq!(manifest.core.expected_bytes, Some(manifest.core.bytes));
+    assert_eq!(manifest.core.truncated, None);
+    let kib = peak_memory(&mut dump);
+    assert!(kib < 32 << 10, "{kib} KiB");
+    unzip_approves(&collecting.node.spool_dir().join(entry.to_string()));
+}
+
+#[test]
+fn a_crash_that_is_killed_while_it_dumps_says_so() {
+    let collecting = Collecting::new("");
+    // Incompressible, so that it takes a while.
+    let mut crasher = Crasher::start(["--heap-mb", "1024", "--fill", "random"]);
+    crasher.let_go();
+    let spool = Spool::open(collecting.node.spool_dir()).unwrap();
+    wait_for("the middle of a dump", PATIENCE, || {
+        spool.list().unwrap().into_iter().find(|found| found.bytes > 16 << 20)
+    });
+    crasher.kill();
+    crasher.end();
+    let entry = collecting.node.wait_for_ready(1, PATIENCE).remove(0);
+    let mut dump = collecting.node.open(&entry);
+    let core = dump.manifest().core;
+    assert_eq!(core.truncated, Some(Truncation::KilledWhileDumping));
+    assert!(core.bytes > 16 << 20 && core.bytes < core.expected_bytes.unwrap(), "{core:?}");
+    unzip_approves(&collecting.node.spool_dir().join(entry.to_string()));
+    assert_eq!(dump.entry("core").len() as u64, core.bytes);
+}
+
+#[test]
+fn fifty_crashes_at_once_are_fifty_whole_dumps() {
+    let collecting = Collecting::new("");
+    let crashers: Vec<_> = (0..50).map(|_| Crasher::start(["--heap-mb", "2"])).collect();
+    let mut pids: Vec<_> = crashers.iter().map(|crasher| crasher.pid).collect();
+    thread::scope(|scope| crashers.into_iter().for_each(|crasher| drop(scope.spawn(|| crasher.crash()))));
+    let mut captured: Vec<_> = collecting
+        .node
+        .wait_for_ready(50, PATIENCE)
+        .iter()
+        .map(|entry| {
+            let manifest = collecting.node.open(entry).manifest();
+            assert_eq!(manifest.core.truncated, None);
+            assert_eq!(manifest.problems, [""; 0]);
+            manifest.crash.pid.unwrap()
+        })
+        .collect();
+    captured.sort_unstable();
+    pids.sort_unstable();
+    assert_eq!(captured, pids);
+    let journal = || fs::read_to_string(collecting.node.spool_dir().join("crashes.jsonl")).unwrap();
+    let lines =
+        wait_for("fifty lines", PATIENCE, || Some(journal()).filter(|text| text.lines().count() == 50));
+    for line in lines.lines() {
+        let line: Line = serde_json::from_str(line).unwrap();
+        assert!(matches!(line.outcome, Outcome::Captured { truncated: None, .. }), "{line:?}");
+    }
+}
+
+#[test]
+fn namespaces_and_strange_names_lead_nobody_astray() {
+    let collecting = Collecting::new("");
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--uts", "sh", "-c"]);
+    command.arg(r#"printf 'P1 s9 "x' > /proc/sys/kernel/hostname; "$0" "$@"; true"#);
+    command.arg(env!("CARGO_BIN_EXE_crasher")).args(["--comm", "../\n P1 e\"'"]);
+    let crasher = Crasher::start_with(command);
+    let pid = crasher.pid;
+    assert!(pid < 10, "{pid}: it is in a pid namespace of its own");
+    assert!(crasher.end().success());
+    let manifest = collecting.dump().manifest();
+    assert_ne!(manifest.crash.pid, Some(pid));
+    assert_eq!(manifest.crash.signal, Some(11));
+    assert_eq!(manifest.crash.hostname.unwrap().as_bytes(), br#"P1 s9 "x"#);
+    assert_eq!(manifest.crash.comm.unwrap().as_bytes(), b"../\n P1 e\"'");
+    assert!(manifest.crash.exe.is_some(), "{:?}", manifest.problems);
+}
+
+#[test]
+fn without_its_settings_the_composer_takes_the_defaults_and_says_so() {
+    let collecting = Collecting::new("");
+    fs::remove_file(collecting.node.host_dir().join("composer.yaml")).unwrap();
+    let spool = Path::new(protocol::host::DEFAULT_SPOOL_DIR);
+    let made: Vec<_> = spool.ancestors().filter(|dir| !dir.exists()).collect();
+    if !made.is_empty() {
+        let crasher = Crasher::start(["--heap-mb", "1"]);
+        crasher.crash();
+        wait_for("the reason in the kernel's log", PATIENCE, || {
+            kernel_log()
+                .contains(&format!("opening the spool {}: No such file", spool.display()))
+                .then_some(())
+        });
+        fs::create_dir_all(spool).unwrap();
+    }
+    let crasher = Crasher::start(["--heap-mb", "1"]);
+    let pid = format!("-{}-", crasher.pid);
+    crasher.crash();
+    let found = wait_for("a dump in the default spool", PATIENCE, || {
+        let found = Spool::open(spool).unwrap().list().unwrap();
+        found
+            .into_iter()
+            .find(|found| found.entry.state() == State::Ready && found.entry.id().as_str().contains(&pid))
+    });
+    let file = spool.join(found.entry.to_string());
+    let problems = Dump::open(&file).manifest().problems;
+    fs::remove_file(file).unwrap();
+    if !made.is_empty() {
+        wait_for("the journal", PATIENCE, || fs::remove_file(spool.join("crashes.jsonl")).ok());
+        made.iter().for_each(|dir| fs::remove_dir(dir).unwrap());
+    }
+    assert!(problems.len() == 1 && problems[0].contains("composer.yaml: No such file"), "{problems:?}");
+    assert!(collecting.node.dumps(State::Ready).is_empty());
+}

@@ -1,0 +1,117 @@
+//! The installer, the kernel's own settings and a composer that runs.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
+
+use protocol::spool::State;
+use testbed::kernel::{Kernel, Sysctl};
+use testbed::node::{self, Node};
+use testbed::wait_for;
+
+use crate::crash::Crasher;
+use crate::{Collecting, PATIENCE};
+
+fn output(command: &mut Command) -> (bool, String) {
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn uninstalling_gives_the_kernel_back_what_it_had() {
+    let kernel = Kernel::lock();
+    let node = Node::new("suid_dumpable: 2\n");
+    kernel.set(Sysctl::CorePattern, "/var/crash/core.%e.%p");
+    kernel.set(Sysctl::CorePipeLimit, "7");
+    let before = Sysctl::ALL.map(Sysctl::read);
+    node::run(&mut node.installer(["install"]));
+    assert!(output(&mut node.installer(["install"])).1.is_empty(), "the second time changes nothing");
+    assert!(Sysctl::CorePattern.read().starts_with(&format!("|{}/composer ", node.host_dir().display())));
+    assert_eq!((Sysctl::CorePipeLimit.read(), Sysctl::SuidDumpable.read()), ("256".into(), "2".into()));
+    node::run(&mut node.installer(["status"]));
+    node::run(&mut node.installer(["uninstall"]));
+    assert_eq!(Sysctl::ALL.map(Sysctl::read), before);
+    assert!(!node.host_dir().join("composer").exists());
+    assert!(!output(&mut node.installer(["status"])).0);
+}
+
+#[test]
+fn run_takes_the_kernel_back_within_ten_seconds_and_leaves_it_collecting() {
+    let kernel = Kernel::lock();
+    let node = Node::new("");
+    let mut run = node.installer(["run"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let ours = format!("|{}/composer ", node.host_dir().display());
+    let collecting = || Sysctl::CorePattern.read().starts_with(&ours).then_some(());
+    wait_for("the installer", PATIENCE, collecting);
+    kernel.set(Sysctl::CorePattern, "|/usr/lib/systemd/systemd-coredump %P");
+    fs::remove_file(node.host_dir().join("composer")).unwrap();
+    let repaired = || collecting().filter(|()| node.host_dir().join("composer").exists());
+    wait_for("the repair", std::time::Duration::from_secs(10), repaired);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(run.id() as i32), nix::sys::signal::Signal::SIGTERM)
+        .unwrap();
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut run.stderr.take().unwrap(), &mut said).unwrap();
+    assert!(run.wait().unwrap().success());
+    assert!(said.contains("|/usr/lib/systemd/systemd-coredump %P"), "{said}");
+    Crasher::start(["--heap-mb", "1"]).crash();
+    node.wait_for_ready(1, PATIENCE);
+}
+
+#[test]
+fn a_composer_is_replaced_while_it_runs_and_both_do_their_work() {
+    let kernel = Kernel::lock();
+    let node = Node::new("");
+    // An earlier release: the same installer, beside a composer of other bytes.
+    let earlier = tempfile::tempdir_in("/tmp").unwrap();
+    let dist = node::dist().canonicalize().unwrap();
+    fs::copy(dist.join("composer"), earlier.path().join("composer")).unwrap();
+    let mut composer = OpenOptions::new().append(true).open(earlier.path().join("composer")).unwrap();
+    composer.write_all(b"an earlier release").unwrap();
+    drop(composer);
+    fs::copy(dist.join("installer"), earlier.path().join("installer")).unwrap();
+    let mut install = Command::new(earlier.path().join("installer"));
+    node::run(install.arg("install").arg("--config").arg(node.installer_yaml()));
+
+    let mut crasher = Crasher::start(["--heap-mb", "512", "--fill", "random"]);
+    crasher.let_go();
+    wait_for("a composer at work", PATIENCE, || node.dumps(State::Part).pop());
+    let (done, said) = output(&mut node.installer(["install"]));
+    assert!(done && said.contains("put our composer into place"), "{said}");
+    assert_eq!(node.dumps(State::Part).len(), 1, "it was still running");
+    assert_eq!(fs::read(node.host_dir().join("composer")).unwrap(), fs::read(dist.join("composer")).unwrap());
+    Crasher::start(["--heap-mb", "1"]).crash();
+    crasher.crash();
+    for entry in node.wait_for_ready(2, PATIENCE) {
+        assert_eq!(node.open(&entry).manifest().core.truncated, None);
+    }
+    drop(kernel);
+}
+
+#[test]
+fn the_self_test_passes_where_crashes_are_collected_and_says_why_not_elsewhere() {
+    let collecting = Collecting::new("");
+    let node = &collecting.node;
+    let (passed, said) = output(&mut node.installer(["self-test"]));
+    assert!(passed, "{said}");
+    node.wait_for_ready(1, PATIENCE);
+
+    // A composer that the kernel cannot start, though it looks right to all
+    // who only look.
+    fs::remove_dir_all(node.spool_dir()).unwrap();
+    let (passed, said) = output(&mut node.installer(["self-test"]));
+    assert!(!passed && said.contains("spool"), "{said}");
+}
+
+#[test]
+fn what_the_uploader_left_in_the_spool_leads_the_composer_nowhere() {
+    let collecting = Collecting::new("");
+    let spool = collecting.node.spool_dir();
+    let target = collecting.node.path().join("target");
+    fs::write(&target, "precious").unwrap();
+    symlink(&target, spool.join("crashes.jsonl")).unwrap();
+    Crasher::start(["--heap-mb", "1"]).crash();
+    assert_eq!(collecting.dump().manifest().core.truncated, None);
+    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+}
