@@ -1,8 +1,9 @@
 # The only interface: CI types what you type. `make help` lists it.
 
 TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
-RELEASE := target/release
-STATIC := target/$(TARGET)/release
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET_DIR)/release
+STATIC := $(TARGET_DIR)/$(TARGET)/release
 
 .PHONY: help
 help: ## this list

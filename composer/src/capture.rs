@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use jiff::{Timestamp, Unit};
 use nix::sys::signal::Signal;
 use nix::unistd::gethostname;
@@ -64,19 +64,15 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
         Ok((_, outcome)) => outcome.clone(),
         Err(err) => Outcome::Refused { reason: format!("{err:#}") },
     };
-    let line = Line {
-        at: now(),
-        id: id.clone(),
-        outcome,
-        pid: argv.pid,
-        signal: argv.signal,
-        comm: argv.comm.clone(),
+    let comm = argv.comm.clone();
+    let line = Line { at: now(), id: id.clone(), outcome, pid: argv.pid, signal: argv.signal, comm };
+    let unjournaled = match journal::append(&spool, &line) {
+        Ok(()) => String::new(),
+        Err(err) => format!("; nothing about it is in {}: {err}", crashes::FILE_NAME),
     };
-    let journaled = journal::append(&spool, &line);
-    let (said, _) = result?;
-    match journaled {
-        Ok(()) => Ok(said),
-        Err(err) => Ok(format!("{said}; but {}: {err}", crashes::FILE_NAME)),
+    match result {
+        Ok((said, _)) => Ok(said + &unjournaled),
+        Err(err) => Err(anyhow!("no dump {id} of pid {pid}: {err:#}{unjournaled}")),
     }
 }
 

@@ -10,6 +10,7 @@ use protocol::journal::{Line, Outcome};
 use protocol::manifest::Truncation;
 use protocol::spool::{Spool, State};
 use testbed::elf;
+use testbed::kernel::Sysctl;
 use testbed::memory::{Fill, Memory};
 use testbed::node::{self, Dump};
 use testbed::wait_for;
@@ -84,7 +85,7 @@ fn what_a_plain_file_would_hold_is_what_the_dump_holds() {
     // and all that is mapped is compared.
     let collecting = Collecting::new("");
     let dir = tempfile::tempdir_in("/tmp").unwrap();
-    let pattern = super::sysctl("kernel/core_pattern");
+    let pattern = Sysctl::CorePattern.read();
     let plain = dir.path().join("plain");
     let twins = Command::new("/usr/bin/env")
         .args(["setarch", "-R", "sh", "-c"])
@@ -129,6 +130,7 @@ fn a_core_of_five_gibibytes_goes_through_in_little_memory() {
     assert_eq!(manifest.core.expected_bytes, Some(manifest.core.bytes));
     assert_eq!(manifest.core.truncated, None);
     let kib = peak_memory(&mut dump);
+    println!("a core of 5 GiB: at most {kib} KiB, held for {} ms", manifest.held_ms);
     assert!(kib < 32 << 10, "{kib} KiB");
     unzip_approves(&collecting.node.spool_dir().join(entry.to_string()));
 }
@@ -200,6 +202,68 @@ fn namespaces_and_strange_names_lead_nobody_astray() {
     assert_eq!(manifest.crash.hostname.unwrap().as_bytes(), br#"P1 s9 "x"#);
     assert_eq!(manifest.crash.comm.unwrap().as_bytes(), b"../\n P1 e\"'");
     assert!(manifest.crash.exe.is_some(), "{:?}", manifest.problems);
+}
+
+#[test]
+fn a_pattern_without_a_pidfd_still_tells_whose_crash_it_is() {
+    // As on kernels before 6.16, and as an earlier release might have asked.
+    let collecting = Collecting::new("");
+    let pattern = Sysctl::CorePattern.read();
+    assert!(pattern.contains(" F%F"));
+    collecting.kernel.set(Sysctl::CorePattern, &pattern.replace(" F%F", ""));
+    Crasher::start(["--heap-mb", "1"]).crash();
+    let manifest = collecting.dump().manifest();
+    assert_eq!(manifest.problems, [""; 0]);
+    assert!(manifest.crash.exe.is_some());
+}
+
+/// A file system of its own for the spool, as small or as read-only as asked.
+struct Mounted<'a>(&'a Path);
+
+impl Mounted<'_> {
+    fn tmpfs<'a>(at: &'a Path, options: &str) -> Mounted<'a> {
+        node::run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "spool"]).arg(at));
+        Mounted(at)
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_a_part_and_a_reason() {
+    let collecting = Collecting::new("");
+    let spool_dir = collecting.node.spool_dir();
+    let _disk = Mounted::tmpfs(&spool_dir, "size=4m,mode=2770");
+    let crasher = Crasher::start(["--heap-mb", "32", "--fill", "random"]);
+    let pid = crasher.pid;
+    crasher.crash();
+    wait_for("the reason in the kernel's log", PATIENCE, || {
+        let log = kernel_log();
+        let line = log.lines().find(|line| line.contains(&format!("of pid {pid}: copying the core: ")))?;
+        line.contains("No space left on device").then_some(())
+    });
+    assert_eq!(collecting.node.dumps(State::Part).len(), 1);
+    assert!(collecting.node.dumps(State::Ready).is_empty());
+}
+
+#[test]
+fn a_spool_that_cannot_be_written_to_is_said_to_be_so_by_all() {
+    let collecting = Collecting::new("");
+    let spool_dir = collecting.node.spool_dir();
+    let _disk = Mounted::tmpfs(&spool_dir, "ro,mode=2770,gid=65532");
+    Crasher::start(["--heap-mb", "1"]).crash();
+    wait_for("the reason in the kernel's log", PATIENCE, || {
+        let reason = format!("creating a dump in {}: Read-only file system", spool_dir.display());
+        kernel_log().contains(&reason).then_some(())
+    });
+    let status = collecting.node.installer(["status"]).output().unwrap();
+    assert_eq!(status.status.code(), Some(1));
+    let said = String::from_utf8(status.stderr).unwrap();
+    assert!(said.contains("cannot be written to: EROFS"), "{said}");
 }
 
 #[test]

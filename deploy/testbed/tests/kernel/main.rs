@@ -10,7 +10,7 @@ mod crash;
 mod install;
 mod journey;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -26,7 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A node whose installer has been run, and the kernel for it. The kernel goes
 /// first when both are dropped, so that it never names a composer that is gone.
 struct Collecting {
-    #[expect(dead_code, reason = "its drop gives the kernel's settings back")]
     kernel: Kernel,
     node: Node,
 }
@@ -77,8 +76,4 @@ fn peak_memory(dump: &mut Dump) -> u64 {
     let said =
         log.lines().find_map(|line| line.split_once("used at most ")?.1.strip_suffix(" KiB of memory"));
     said.expect("the log tells the memory").parse().expect("a number")
-}
-
-fn sysctl(name: &str) -> String {
-    fs::read_to_string(Path::new("/proc/sys").join(name)).expect("a sysctl").trim_end().to_owned()
 }

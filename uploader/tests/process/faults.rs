@@ -1,0 +1,224 @@
+//! When something is wrong.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use protocol::spool::State;
+use testbed::store::{ACCESS_KEY, Fault, Operation, Request, SECRET_KEY, Store};
+use testbed::wait_for;
+
+use crate::spool::{BUCKET, Node, PATIENCE, key, s3};
+
+/// The fault happens to the first request of its kind, and to no other.
+fn once(operation: Operation, fault: Fault) -> impl FnMut(&Request) -> Option<Fault> + Send {
+    let mut fault = Some(fault);
+    move |request| if request.operation() == operation { fault.take() } else { None }
+}
+
+#[test]
+fn whatever_is_wrong_for_a_while_costs_no_dump() {
+    use Operation::{CompleteUpload, CreateUpload, HeadObject, PutObject, UploadPart};
+    let cases = [
+        (PutObject, Fault::error(503, "SlowDown")),
+        (PutObject, Fault::error(400, "ExpiredToken")),
+        (PutObject, Fault::error(403, "RequestTimeTooSkewed")),
+        (PutObject, Fault::Disconnect),
+        (PutObject, Fault::LoseAnswer),
+        (PutObject, Fault::Damage { offset: 70 }),
+        (PutObject, Fault::Answer { status: 502, headers: vec![], body: "<html>".into() }),
+        (HeadObject, Fault::error(500, "InternalError")),
+        (CreateUpload, Fault::error(429, "TooManyRequests")),
+        (CreateUpload, Fault::Answer { status: 200, headers: vec![], body: "not XML".into() }),
+        (UploadPart, Fault::Damage { offset: 5_000_000 }),
+        (UploadPart, Fault::Disconnect),
+        (UploadPart, Fault::error(500, "InternalError")),
+        (CompleteUpload, Fault::error(200, "InternalError")),
+        (CompleteUpload, Fault::Answer { status: 200, headers: vec![], body: String::new() }),
+        (CompleteUpload, Fault::LoseAnswer),
+        (CompleteUpload, Fault::error(503, "SlowDown")),
+    ];
+    for (operation, fault) in cases {
+        let store = Store::temporary(BUCKET);
+        let node = Node::shipping_to(&store);
+        let large = !matches!(operation, PutObject | HeadObject);
+        let entry = node.dump(if large { 11 << 20 } else { 1000 });
+        let bytes = fs::read(node.spool().path(&entry)).unwrap();
+        store.set_faults(once(operation, fault.clone()));
+        let daemon = node.start();
+        daemon.wait_for_log("not uploaded");
+        node.wait_until_empty();
+        assert_eq!(store.objects(BUCKET), [key(&entry)], "{operation:?} {fault:?}");
+        assert!(store.read(BUCKET, &key(&entry)) == bytes, "{operation:?} {fault:?}");
+        assert_eq!(store.open_uploads(), 0, "{operation:?} {fault:?}");
+        let log = daemon.log();
+        if let Fault::Damage { .. } = fault {
+            assert!(log.contains("400 BadDigest"), "{log}");
+        }
+        assert!(log.contains(&format!("bucket {BUCKET} at {}", store.endpoint())), "{log}");
+    }
+}
+
+#[test]
+fn an_object_that_is_not_the_dump_is_no_confirmation() {
+    let store = Store::temporary(BUCKET);
+    let node = Node::shipping_to(&store);
+    node.dump(1000);
+    let other = Fault::Answer {
+        status: 200,
+        headers: vec![("x-amz-meta-sha256".into(), "00".repeat(32))],
+        body: String::new(),
+    };
+    store.set_faults(move |request| (request.operation() == Operation::HeadObject).then(|| other.clone()));
+    let daemon = node.start();
+    daemon.wait_for_log("the store has");
+    assert_eq!(node.states(), [State::Ready], "it stays");
+    store.clear_faults();
+    node.wait_until_empty();
+}
+
+#[test]
+fn a_dump_the_store_will_never_take_is_set_aside_and_others_go_on() {
+    let store = Store::temporary(BUCKET);
+    let node = Node::shipping_to(&store);
+    let (refused, good) = (node.dump(1000), node.dump(1000));
+    let id = refused.id().to_string();
+    store.set_faults(move |request| {
+        let condemned = request.operation() == Operation::PutObject && request.path.contains(&id);
+        condemned.then(|| Fault::error(400, "EntityTooLarge"))
+    });
+    let daemon = node.start();
+    wait_for("the good one", PATIENCE, || store.objects(BUCKET).contains(&key(&good)).then_some(()));
+    wait_for("the refused one", PATIENCE, || (node.states() == [State::Rejected]).then_some(()));
+    assert!(daemon.log().contains("rejected: putting"), "{}", daemon.log());
+    let name = node.spool().list().unwrap().remove(0).entry.to_string();
+    assert_eq!(name, format!("{refused}.rejected"));
+}
+
+#[test]
+fn a_missing_bucket_and_wrong_credentials_are_named_and_cured_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::start(dir.path()).unwrap();
+    let node = Node::new("");
+    let (id, secret) = (node.path("id"), node.path("secret"));
+    fs::write(&id, format!("{ACCESS_KEY}\n")).unwrap();
+    fs::write(&secret, "wrong\n").unwrap();
+    let endpoint = store.endpoint();
+    node.configure(&format!(
+        "store: {{s3: {{bucket: {BUCKET}, endpoint: '{endpoint}', path_style: true, \
+         access_key_id_file: {}, secret_access_key_file: {}}}}}\n",
+        id.display(),
+        secret.display()
+    ));
+    node.dump(1000);
+    let daemon = node.start();
+    daemon.wait_for_log("403 SignatureDoesNotMatch");
+    fs::write(&secret, format!("{SECRET_KEY}\n")).unwrap();
+    daemon.wait_for_log(&format!("into bucket {BUCKET} at {endpoint}: 404 NoSuchBucket"));
+    assert_eq!(node.states(), [State::Ready]);
+    store.create_bucket(BUCKET).unwrap();
+    node.wait_until_empty();
+    assert_eq!(store.objects(BUCKET).len(), 1);
+}
+
+#[test]
+fn killed_between_put_and_delete_it_puts_the_same_object_again() {
+    let store = Store::temporary(BUCKET);
+    let node = Node::shipping_to(&store);
+    let entry = node.dump(1000);
+    let bytes = fs::read(node.spool().path(&entry)).unwrap();
+    store.set_faults(|request| (request.operation() == Operation::HeadObject).then_some(Fault::Hang));
+    let daemon = node.start();
+    wait_for("the question after the put", PATIENCE, || {
+        store.requests().iter().any(|request| request.operation() == Operation::HeadObject).then_some(())
+    });
+    daemon.kill();
+    assert_eq!(node.states(), [State::Ready]);
+    store.clear_faults();
+    let _daemon = node.start();
+    node.wait_until_empty();
+    assert_eq!(store.objects(BUCKET), [key(&entry)]);
+    assert!(store.read(BUCKET, &key(&entry)) == bytes);
+}
+
+#[test]
+fn on_sigterm_what_is_in_flight_is_finished() {
+    let store = Store::temporary(BUCKET);
+    let node = Node::shipping_to(&store);
+    let entry = node.dump(11 << 20);
+    store.set_faults(|request| {
+        (request.operation() == Operation::UploadPart).then_some(Fault::Delay(Duration::from_millis(300)))
+    });
+    let daemon = node.start();
+    wait_for("the first part", PATIENCE, || {
+        store.requests().iter().any(|request| request.operation() == Operation::UploadPart).then_some(())
+    });
+    daemon.terminate();
+    assert!(daemon.wait());
+    assert_eq!(store.objects(BUCKET), [key(&entry)]);
+    assert!(node.states().is_empty());
+}
+
+#[test]
+fn on_sigterm_what_takes_too_long_is_broken_off_and_left_to_the_next_start() {
+    let store = Store::temporary(BUCKET);
+    let node = Node::shipping_to(&store);
+    let entry = node.dump(11 << 20);
+    store.set_faults(|request| (request.part() == Some(2)).then_some(Fault::Hang));
+    let daemon = node.start();
+    wait_for("the second part", PATIENCE, || {
+        store.requests().iter().any(|request| request.part() == Some(2)).then_some(())
+    });
+    let began = Instant::now();
+    daemon.terminate();
+    assert!(daemon.wait());
+    assert!(began.elapsed() > Duration::from_secs(1), "there is a grace period of two seconds");
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert_eq!(store.open_uploads(), 0, "its parts are aborted");
+    assert_eq!(node.states(), [State::Ready]);
+    store.clear_faults();
+    let _daemon = node.start();
+    node.wait_until_empty();
+    assert_eq!(store.objects(BUCKET), [key(&entry)], "at the same key");
+}
+
+#[test]
+fn a_dump_that_is_removed_by_hand_meanwhile_is_no_accident() {
+    let store = Store::temporary(BUCKET);
+    let node = Node::shipping_to(&store);
+    let entry = node.dump(11 << 20);
+    store.set_faults(once(Operation::CreateUpload, Fault::Delay(Duration::from_secs(1))));
+    let daemon = node.start();
+    wait_for("the upload", PATIENCE, || (!store.requests().is_empty()).then_some(()));
+    fs::remove_file(node.spool().path(&entry)).unwrap();
+    daemon.wait_for_log("somebody removed it");
+    node.dump(10);
+    node.wait_until_empty();
+    assert_eq!(store.objects(BUCKET).len(), 2);
+}
+
+#[test]
+fn a_store_that_is_down_is_asked_less_and_less_often_and_then_gets_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::start(dir.path()).unwrap();
+    store.create_bucket(BUCKET).unwrap();
+    let addr = store.addr();
+    let node = Node::new(&s3(&store, "parallel: 4\n"));
+    let tries = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&tries);
+    store.set_faults(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Some(Fault::error(503, "ServiceUnavailable"))
+    });
+    (0..20).for_each(|_| drop(node.dump(10)));
+    let daemon = node.start();
+    let began = Instant::now();
+    wait_for("three rounds of attempts", PATIENCE, || (tries.load(Ordering::Relaxed) >= 12).then_some(()));
+    assert!(began.elapsed() >= Duration::from_secs(3), "one and two seconds at least lie between them");
+    drop(store);
+    daemon.wait_for_log("Connection refused");
+    let store = Store::start_at(dir.path(), addr).unwrap();
+    node.wait_until_empty();
+    assert_eq!(store.objects(BUCKET).len(), 20);
+}

@@ -1,0 +1,9 @@
+//! Does the real uploader behave, towards a real S3 server?
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod commands;
+mod faults;
+mod memory;
+mod shipping;
+mod spool;
