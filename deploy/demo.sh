@@ -27,18 +27,25 @@ finish() {
     set +e
     # shellcheck disable=SC2086
     [ -z "$uploader$store" ] || kill $uploader $store 2>/dev/null
-    [ -z "$installed" ] || dist/installer --config "$base/installer.yaml" uninstall >"$base/uninstall.log" 2>&1 ||
-        cat "$base/uninstall.log" >&2
     # shellcheck disable=SC2086
     [ -z "$uploader$store" ] || wait $uploader $store 2>/dev/null
-    if [ "$(cat $pattern)" = "$before" ]; then
-        rm -rf "$base"
-        say "the host is as it was: kernel.core_pattern = $before"
+    if [ -n "$installed" ] && ! dist/installer --config "$base/installer.yaml" uninstall >"$base/uninstall.log" 2>&1; then
+        cat "$base/uninstall.log" >&2
+        keep "the host could not be given back what it had; mend that and run: \
+dist/installer --config $base/installer.yaml uninstall"
+    elif [ "$(cat $pattern)" != "$before" ]; then
+        keep "kernel.core_pattern is $(cat $pattern) and was $before: somebody else has set it meanwhile"
+    elif [ $status = 0 ] && spooled; then
+        keep "somebody else's process crashed meanwhile; its dump is in $base/spool"
     else
-        echo "kernel.core_pattern is $(cat $pattern) and was $before; all of the demo is still in $base" >&2
-        status=1
+        rm -rf "$base"
     fi
+    [ -d "$base" ] || say "the host is as it was: kernel.core_pattern = $before"
     exit $status
+}
+keep() { # WHY
+    echo "$1" >&2
+    status=1
 }
 trap finish EXIT
 trap 'exit 130' INT
@@ -51,14 +58,15 @@ wait_for() { # WHAT COMMAND...
     shift
     for _ in $(seq 300); do
         if "$@"; then return; fi
-        kill -0 $store || exit 1
+        kill -0 $store 2>/dev/null || { cat "$base/store.log" >&2; echo "the store has died" >&2; exit 1; }
         sleep 0.1
     done
     echo "no $what within 30 seconds" >&2
     exit 1
 }
-spooled() { [ -n "$(find "$base/spool" -name '*.zip')" ]; }
-shipped() { [ -n "$(find "$base/store/dumps" -name '*.zip')" ] && ! spooled; }
+spooled() { [ -n "$(find "$base/spool" -name '*.zip' 2>/dev/null)" ]; }
+ready() { [ -n "$(find "$base/spool" -name '*_crasher_SIGSEGV.zip')" ]; }
+shipped() { [ -n "$(find "$base/store/dumps" -name "$id.zip")" ] && [ ! -e "$base/spool/$dump" ]; }
 
 say "a store, in $base/store"
 "$bin/dev-store" --dir "$base/store" --bucket dumps --ready-file "$base/endpoint" >"$base/store.log" 2>&1 &
@@ -85,11 +93,11 @@ dist/installer --config "$base/installer.yaml" status
 
 say "a process crashes"
 "$bin/crasher" --heap-mb 5 --signal SEGV || true
-wait_for "dump" spooled
+wait_for "dump" ready
 
 say "its dump is in the spool"
 dist/uploader --spool "$base/spool" ls
-dump=$(cd "$base/spool" && echo *.zip)
+dump=$(cd "$base/spool" && echo *_crasher_SIGSEGV.zip)
 id=${dump%%_*}
 if command -v unzip >/dev/null 2>&1; then unzip -l "$base/spool/$dump"; fi
 dist/uploader --spool "$base/spool" show "$id"
@@ -101,7 +109,7 @@ uploader=$!
 wait_for "object" shipped
 
 say "the object is in the store, its size and checksum confirmed, and the spool is empty"
-object=$(find "$base/store/dumps" -name '*.zip')
+object=$(find "$base/store/dumps" -name "$id.zip")
 ls -l "$object"
 if command -v unzip >/dev/null 2>&1; then unzip -tq "$object"; fi
 # An object has the name of a ready dump, so its directory can be looked at.

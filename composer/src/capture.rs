@@ -1,8 +1,10 @@
 //! From the kernel's call to a published dump. The order matters, and is the
 //! order of the code.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::collections::hash_map::RandomState;
+use std::fs;
+use std::hash::BuildHasher;
+use std::panic::{self, AssertUnwindSafe};
 
 use anyhow::{Context, anyhow};
 use jiff::{Timestamp, Unit};
@@ -22,10 +24,6 @@ use crate::process::{self, Process};
 use crate::story::Story;
 use crate::{journal, kmsg, settings};
 
-/// How often an id is drawn before giving up. Two crashes of one pid in one
-/// second with the same 32 random bits is one such case already.
-const DRAWS: usize = 8;
-
 /// Captures the core on standard input. Returns a line about the dump.
 ///
 /// # Errors
@@ -42,12 +40,18 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
 
     let (pipe, small) = CorePipe::take().context("taking the pipe")?;
     small.iter().for_each(|problem| story.problem(problem));
-    let mut process = process::read(argv.pid, argv.tid, argv.pidfd, |cut| story.problem(cut));
+    // Neither of the two may take the core with it.
+    let read_process = || process::read(argv.pid, argv.tid, argv.pidfd, |cut| story.problem(cut));
+    let mut process = guarded(read_process).unwrap_or_else(|why| Process::missing(&why));
     match &process.exe {
         Section::Present(exe) => story.note(format_args!("read /proc: {exe}")),
         Section::Missing { reason } => story.problem(reason),
     }
-    let (settings, problems) = settings::read();
+    let (cmdline, problem) = process.cmdline();
+    // Where all is missing it has been said.
+    problem.iter().filter(|_| process.exe.present().is_some()).for_each(|problem| story.problem(problem));
+    let (settings, problems) =
+        guarded(settings::read).unwrap_or_else(|why| (ComposerSettings::default(), vec![why]));
     problems.iter().for_each(|problem| story.problem(problem));
     if settings.redact_environ {
         process.redact_environ();
@@ -56,9 +60,13 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
     let dir = HostRoot::new("/").locate(&settings.spool_dir);
     let spool = Spool::open(&dir).with_context(|| format!("opening the spool {}", dir.display()))?;
     let time = crash_time(argv, &mut story);
-    let (part, id) = begin(&spool, time, argv.pid.unwrap_or(0))?;
-    let dump = Dump { argv, time, id: &id, settings: &settings };
-    let result = dump.write(part, pipe, &process, &mut story);
+    let random = RandomState::new().hash_one(()); // std seeds it from getrandom(2)
+    let id = DumpId::new(time.unwrap_or_else(now), argv.pid.unwrap_or(0), random as u32);
+    let dump = Dump { argv, time, id: &id, cmdline, settings: &settings };
+    let result = match spool.create(id.clone()) {
+        Ok(part) => dump.write(part, pipe, &process, &mut story),
+        Err(err) => Err(err).with_context(|| format!("creating a dump in {}", spool.dir().display())),
+    };
 
     let outcome = match &result {
         Ok((_, outcome)) => outcome.clone(),
@@ -76,40 +84,27 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
     }
 }
 
-fn crash_time(argv: &Argv, story: &mut Story) -> Timestamp {
-    match argv.time.map(Timestamp::from_second) {
-        Some(Ok(time)) if time >= Timestamp::UNIX_EPOCH => time,
-        Some(_) => {
-            story.problem("the kernel's %t is no time of ours");
-            now()
-        }
-        None => now(),
-    }
+/// What `work` gives, or what to say about its panic.
+fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    panic::catch_unwind(AssertUnwindSafe(work))
+        .map_err(|_| "the composer panicked; see the kernel's log".to_owned())
 }
 
-fn begin(spool: &Spool, time: Timestamp, pid: u32) -> anyhow::Result<(Part, DumpId)> {
-    let mut urandom = File::open("/dev/urandom").context("opening /dev/urandom")?;
-    let mut draw = || -> io::Result<(Part, DumpId)> {
-        let mut random = [0; 4];
-        urandom.read_exact(&mut random)?;
-        let id = DumpId::new(time, pid, u32::from_ne_bytes(random));
-        Ok((spool.create(id.clone())?, id))
-    };
-    let mut drawn = draw();
-    for _ in 1..DRAWS {
-        match &drawn {
-            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => drawn = draw(),
-            _ => break,
-        }
+/// When the kernel says it was.
+fn crash_time(argv: &Argv, story: &mut Story) -> Option<Timestamp> {
+    let time = Timestamp::from_second(argv.time?).ok().filter(|time| *time >= Timestamp::UNIX_EPOCH);
+    if time.is_none() {
+        story.problem("the kernel's %t is no time of ours");
     }
-    drawn.with_context(|| format!("creating a dump in {}", spool.dir().display()))
+    time
 }
 
 /// What is known before the first byte of the core.
 struct Dump<'a> {
     argv: &'a Argv,
-    time: Timestamp,
+    time: Option<Timestamp>,
     id: &'a DumpId,
+    cmdline: Option<Vec<Text>>,
     settings: &'a ComposerSettings,
 }
 
@@ -123,10 +118,11 @@ impl Dump<'_> {
         process: &Process,
         story: &mut Story,
     ) -> anyhow::Result<(String, Outcome)> {
-        let mut zip = DumpZip::new(part.file(), self.id, self.time);
-        let copied = zip.core(&mut pipe, self.settings.compression).context("copying the core")?;
-        // From here on the crashed process is free to go.
+        let mut zip = DumpZip::new(part.file(), self.id, self.time.unwrap_or_else(now));
+        let copied = zip.core(&mut pipe, self.settings.compression);
+        // From here on the crashed process is free to go, whatever became of it.
         drop(pipe);
+        let copied = copied.context("copying the core")?;
         let held_ms = u64::try_from(story.elapsed().as_millis()).unwrap_or(u64::MAX);
         let captured_at = now();
         story.note(format_args!("closed the pipe after {} bytes", copied.bytes));
@@ -162,10 +158,14 @@ impl Dump<'_> {
         zip.finish().context("finishing the zip")?;
 
         let dump_bytes = part.file().metadata().context("measuring the dump")?.len();
-        let ready = part.publish(hint(&manifest)).context("publishing the dump")?;
+        let published = part.publish(hint(&manifest)).context("publishing the dump")?;
         let truncated = manifest.core.truncated;
         let whole = truncated.as_ref().map_or("whole", |reason| reason.as_str());
-        let said = format!("wrote {ready}: {} bytes of core, {whole}, held for {held_ms} ms", copied.bytes);
+        let (ready, bytes) = (published.entry, copied.bytes);
+        let mut said = format!("wrote {ready}: {bytes} bytes of core, {whole}, held for {held_ms} ms");
+        if let Err(err) = published.durable {
+            said = format!("{said}; a power cut may take it back: {err}");
+        }
         Ok((said, Outcome::Captured { core_bytes: copied.bytes, dump_bytes, truncated, held_ms }))
     }
 
@@ -178,11 +178,11 @@ impl Dump<'_> {
             gid: argv.gid,
             signal: argv.signal,
             signal_name: argv.signal.map(signal_name),
-            time: argv.time.map(|_| self.time),
+            time: self.time,
             // The kernel has made a `!` of each `/` in %e (`cn_esc_printf`).
             comm: process.comm.clone().or_else(|| argv.comm.clone()),
             exe: process.exe.present().cloned(),
-            cmdline: process.cmdline(),
+            cmdline: self.cmdline.clone(),
             hostname: argv.hostname.clone(),
             dumpable: argv.dumpable,
             core_limit: argv.core_limit,

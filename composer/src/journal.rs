@@ -2,8 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,19 +17,26 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(1);
 pub fn append(spool: &Spool, line: &Line) -> io::Result<()> {
     let mut record = serde_json::to_vec(line)?;
     record.push(b'\n');
-    let path = spool.dir().join(FILE_NAME);
-    let mut journal = locked(spool, &path)?;
-    if journal.metadata()?.len() + record.len() as u64 > MAX_BYTES {
-        fs::rename(&path, spool.dir().join(PREVIOUS))?;
+    let (mut journal, held) = open(spool)?;
+    let before = journal.metadata()?.len();
+    // Only one composer at a time may rotate, or the second would replace the
+    // full journal with the new one.
+    if held && before + record.len() as u64 > MAX_BYTES {
+        fs::rename(spool.dir().join(FILE_NAME), spool.dir().join(PREVIOUS))?;
         journal = spool.append(FILE_NAME)?;
+    } else if !ends_a_line(&journal, before) {
+        // A composer was killed there, or its disk was full.
+        record.insert(0, b'\n');
     }
     journal.write_all(&record)
 }
 
 /// Opens the journal and locks it, and makes sure that it is still the journal:
-/// whoever held the lock before us may have rotated it away.
-fn locked(spool: &Spool, path: &Path) -> io::Result<File> {
+/// whoever held the lock before us may have rotated it away. Returns whether it
+/// is ours alone.
+fn open(spool: &Spool) -> io::Result<(File, bool)> {
     let deadline = Instant::now() + LOCK_DEADLINE;
+    let path = spool.dir().join(FILE_NAME);
     loop {
         let journal = spool.append(FILE_NAME)?;
         let held = match journal.try_lock() {
@@ -39,12 +45,19 @@ fn locked(spool: &Spool, path: &Path) -> io::Result<File> {
             Err(TryLockError::Error(err)) => return Err(err),
         };
         let current =
-            fs::metadata(path).is_ok_and(|now| journal.metadata().is_ok_and(|ours| same(&now, &ours)));
+            fs::metadata(&path).is_ok_and(|now| journal.metadata().is_ok_and(|ours| same(&now, &ours)));
         if (held && current) || Instant::now() > deadline {
-            return Ok(journal);
+            return Ok((journal, held && current));
         }
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+fn ends_a_line(journal: &File, len: u64) -> bool {
+    let mut last = [b'\n'];
+    // Without reading it the worst is one line that nobody understands.
+    let _ = len.checked_sub(1).map(|at| journal.read_at(&mut last, at));
+    last == [b'\n']
 }
 
 fn same(a: &fs::Metadata, b: &fs::Metadata) -> bool {
@@ -53,6 +66,8 @@ fn same(a: &fs::Metadata, b: &fs::Metadata) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use jiff::Timestamp;
     use protocol::journal::Outcome;
     use protocol::spool::DumpId;
@@ -105,6 +120,18 @@ mod tests {
         });
         assert_eq!(read(dir.path(), FILE_NAME).len(), 8);
         assert!(fs::read_to_string(dir.path().join(PREVIOUS)).unwrap().starts_with("{\"at\""));
+    }
+
+    #[test]
+    fn half_a_line_costs_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        append(&spool, &line(1)).unwrap();
+        spool.append(FILE_NAME).unwrap().write_all(b"{\"at\":\"20").unwrap();
+        append(&spool, &line(2)).unwrap();
+        let text = fs::read_to_string(dir.path().join(FILE_NAME)).unwrap();
+        let lines: Vec<Line> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        assert_eq!(lines, [line(1), line(2)]);
     }
 
     #[test]

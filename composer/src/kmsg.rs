@@ -1,13 +1,12 @@
 //! The kernel's log: the one place a helper can speak to that outlives a full
-//! disk. Two lines per crash, began and ended, since /dev/kmsg limits the rate
-//! of what user space writes (`devkmsg_write` in `kernel/printk/printk.c`).
+//! disk. Two lines per crash, began and ended, and no more: it is a ring, and
+//! what we write pushes the kernel's own messages out of it.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 
-use protocol::text::Text;
-
-/// A record is cut at about 1,000 bytes (`LOG_LINE_MAX`), ours before that.
+/// The kernel refuses a record of about 1,000 bytes (`devkmsg_write` in
+/// `kernel/printk/printk.c`).
 const MAX_BYTES: usize = 800;
 
 /// Something happened that is in order.
@@ -29,11 +28,15 @@ fn write(level: u8, message: &str) {
     }
 }
 
-/// A stranger's newline must not begin a record of its own.
 fn one_line(message: &str) -> String {
-    let mut line = Text::from(message).to_string();
+    let mut line = without_control(message);
     line.truncate(line.floor_char_boundary(MAX_BYTES));
     line
+}
+
+/// A stranger's newline must not begin a line of its own.
+pub fn without_control(message: &str) -> String {
+    message.replace(char::is_control, "?")
 }
 
 #[cfg(test)]
@@ -42,7 +45,7 @@ mod tests {
 
     #[test]
     fn a_record_is_one_line_of_bounded_length() {
-        assert_eq!(one_line("a\n<0>b"), r"a\x0a<0>b");
+        assert_eq!(one_line("a\n<0>b"), "a?<0>b");
         assert!(one_line(&"ä".repeat(2000)).len() <= MAX_BYTES);
     }
 }

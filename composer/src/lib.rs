@@ -1,8 +1,9 @@
 //! What the kernel runs when a process dies.
 //!
-//! One process per crash, run as root in the initial namespaces with an empty
-//! environment, the core on descriptor 0, and 1 and 2 closed (`do_coredump` in
-//! the kernel's `fs/coredump.c`; core(5), "Piping core dumps to a program").
+//! One process per crash, run as root in the initial namespaces with no
+//! environment of ours, the core on descriptor 0, and 1 and 2 closed
+//! (`do_coredump` in the kernel's `fs/coredump.c`; core(5), "Piping core dumps
+//! to a program").
 //! The order of its work is its design, and [`capture()`] reads in that order.
 //!
 //! ```text
@@ -11,9 +12,8 @@
 //! ```
 //!
 //! Nothing outranks the core. Bad settings mean defaults, a vanished `/proc`
-//! means a missing part, and both say so in the manifest. Only three things
-//! stop a capture: no spool, no space, and a standard input that was never a
-//! pipe from the kernel.
+//! means a missing part, and both say so in the manifest. What stops a capture
+//! is a spool that is not there or cannot be written to.
 
 mod capture;
 mod dump;

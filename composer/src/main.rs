@@ -1,6 +1,7 @@
 //! What the kernel runs when a process dies.
 
 use std::env;
+use std::panic;
 use std::process::ExitCode;
 
 use composer::{Invocation, kmsg};
@@ -11,16 +12,19 @@ fn main() -> ExitCode {
             println!("{text}");
             ExitCode::from(code)
         }
-        Invocation::Kernel(argv) => match composer::capture(&argv) {
-            Ok(dump) => {
-                kmsg::notice(&dump);
-                ExitCode::SUCCESS
+        Invocation::Kernel(argv) => {
+            // The kernel ignores our exit status, and stderr goes nowhere.
+            panic::set_hook(Box::new(|panic| kmsg::error(&panic.to_string())));
+            match composer::capture(&argv) {
+                Ok(dump) => {
+                    kmsg::notice(&dump);
+                    ExitCode::SUCCESS
+                }
+                Err(err) => {
+                    kmsg::error(&format!("{err:#}"));
+                    ExitCode::FAILURE
+                }
             }
-            Err(err) => {
-                // The kernel ignores our exit status, and stderr goes nowhere.
-                kmsg::error(&format!("{err:#}"));
-                ExitCode::FAILURE
-            }
-        },
+        }
     }
 }

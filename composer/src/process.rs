@@ -19,8 +19,8 @@ use protocol::text::Text;
 
 /// The files of `/proc/<pid>` that go into a dump, and the bytes that are kept
 /// of each. `cmdline` and `environ` are as long as the process likes (execve
-/// takes megabytes), `maps` and `mountinfo` as long as it made them; together
-/// they must fit into the memory the composer allows itself.
+/// takes megabytes), `maps` and `mountinfo` as long as it made them; together,
+/// and after redaction, they have to fit into 32 MiB with all else.
 const FILES: [(&str, u64); 9] = [
     ("status", 64 << 10),
     ("stat", 64 << 10),
@@ -28,10 +28,16 @@ const FILES: [(&str, u64); 9] = [
     ("limits", 64 << 10),
     ("auxv", 64 << 10),
     ("cmdline", 1 << 20),
-    ("environ", 1 << 20),
+    ("environ", 256 << 10),
     ("mountinfo", 1 << 20),
     ("maps", 4 << 20),
 ];
+/// Those that show the process's memory, and are empty when it has none left.
+const OF_MEMORY: [&str; 4] = ["auxv", "cmdline", "environ", "maps"];
+
+/// What of the arguments goes into the manifest. A megabyte of arguments of one
+/// byte each would be thirty megabytes in the memory of whoever reads it.
+const MAX_CMDLINE: usize = 8 << 10;
 
 /// What was in `/proc/<pid>`.
 pub struct Process {
@@ -44,17 +50,28 @@ pub struct Process {
 }
 
 impl Process {
-    /// A file's content, if it is here.
-    pub fn file(&self, name: &str) -> Option<&[u8]> {
-        let (_, content) = self.files.iter().find(|(file, _)| *file == name)?;
-        content.present().map(Vec::as_slice)
-    }
-
-    /// The arguments, if they are known.
-    pub fn cmdline(&self) -> Option<Vec<Text>> {
-        let bytes = self.file("cmdline")?;
-        let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
-        Some(bytes.split(|byte| *byte == 0).map(Text::from).collect())
+    /// The arguments, or why they are not known, or not all of them.
+    pub fn cmdline(&self) -> (Option<Vec<Text>>, Option<String>) {
+        let bytes = match self.files.iter().find(|(name, _)| *name == "cmdline") {
+            Some((_, Section::Present(bytes))) => bytes,
+            Some((_, Section::Missing { reason })) => return (None, Some(reason.clone())),
+            None => return (None, None),
+        };
+        let whole = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+        let kept = match whole.len() <= MAX_CMDLINE {
+            true => whole,
+            false => {
+                &whole[..whole[..MAX_CMDLINE].iter().rposition(|byte| *byte == 0).unwrap_or(MAX_CMDLINE)]
+            }
+        };
+        let problem = (kept.len() < whole.len()).then(|| {
+            format!(
+                "the manifest has {} of {} bytes of arguments; proc/cmdline has more",
+                kept.len(),
+                whole.len()
+            )
+        });
+        (Some(kept.split(|byte| *byte == 0).map(Text::from).collect()), problem)
     }
 
     /// Blots the values in `environ` out; the names stay.
@@ -66,7 +83,8 @@ impl Process {
         }
     }
 
-    fn missing(reason: &str) -> Process {
+    /// Nothing, for this reason.
+    pub fn missing(reason: &str) -> Process {
         let reason = || reason.to_owned();
         Process {
             files: FILES.iter().map(|(name, _)| (*name, Section::Missing { reason: reason() })).collect(),
@@ -76,9 +94,9 @@ impl Process {
     }
 }
 
-/// Reads all there is about process `pid`, whose thread `tid` crashed, and
-/// makes sure that it was the crashed one. What cannot be proven to be about that process is not told.
-/// `note` hears what was cut.
+/// Reads all there is about process `pid`, whose thread `tid` crashed. What
+/// cannot be proven to be about that process is not told. `note` hears what was
+/// cut.
 pub fn read(pid: Option<u32>, tid: Option<u32>, pidfd: Option<u32>, mut note: impl FnMut(String)) -> Process {
     let Some(pid) = pid else { return Process::missing("the kernel gave no pid") };
     let path = format!("/proc/{pid}");
@@ -87,6 +105,9 @@ pub fn read(pid: Option<u32>, tid: Option<u32>, pidfd: Option<u32>, mut note: im
         Ok(dir) => dir,
         Err(err) => return Process::missing(&format!("opening {path}: {err}")),
     };
+    if let Err(reason) = identify(pid, pidfd, &dir) {
+        return Process::missing(&reason);
+    }
     // Through the open directory: once its process is gone this gives ESRCH,
     // never the files of another that got its pid.
     let files = FILES.map(|(name, limit)| (name, read_file(&dir, name, limit, &mut note)));
@@ -97,11 +118,7 @@ pub fn read(pid: Option<u32>, tid: Option<u32>, pidfd: Option<u32>, mut note: im
     let thread = format!("task/{}/comm", tid.unwrap_or(pid));
     let comm = read_file(&dir, &thread, 64, &mut note);
     let comm = comm.present().map(|comm| Text::from(comm.strip_suffix(b"\n").unwrap_or(comm)));
-    let process = Process { files: files.into(), exe, comm };
-    match identity(pid, pidfd, process.file("status")) {
-        Ok(()) => process,
-        Err(reason) => Process::missing(&reason),
-    }
+    Process { files: files.into(), exe, comm }
 }
 
 fn read_file(dir: &File, name: &str, limit: u64, note: &mut impl FnMut(String)) -> Section<Vec<u8>> {
@@ -112,6 +129,9 @@ fn read_file(dir: &File, name: &str, limit: u64, note: &mut impl FnMut(String)) 
         Ok(content)
     };
     match read() {
+        Ok(content) if content.is_empty() && OF_MEMORY.contains(&name) => {
+            Section::Missing { reason: format!("proc/{name} is empty: the process had no memory any more") }
+        }
         Ok(mut content) => {
             if content.len() as u64 > limit {
                 content.truncate(limit as usize);
@@ -123,23 +143,38 @@ fn read_file(dir: &File, name: &str, limit: u64, note: &mut impl FnMut(String)) 
     }
 }
 
-/// Whether the directory we read was the crashed process's.
+/// Whether `dir` is the crashed process's.
 ///
-/// A pidfd from the kernel proves it: as long as it still names the pid, nobody
-/// else can have had that pid since the crash, so also not when we opened the
-/// directory. Without one (before Linux 6.16) the process has to be dumping
-/// core at this moment, which a newcomer with the same pid is not.
-fn identity(pid: u32, pidfd: Option<u32>, status: Option<&[u8]>) -> Result<(), String> {
+/// A pidfd from the kernel proves it: if it still names the pid now that the
+/// directory is open, nobody else can have had that pid since the crash.
+/// Without one (before Linux 6.16) the process has to be dumping core at this
+/// moment, which a newcomer with the same pid hardly is.
+fn identify(pid: u32, pidfd: Option<u32>, dir: &File) -> Result<(), String> {
     let fdinfo = pidfd.and_then(|fd| fs::read(format!("/proc/self/fdinfo/{fd}")).ok());
     match fdinfo.as_deref().and_then(|fdinfo| field(fdinfo, "Pid:")) {
-        Some(now) if now == pid.to_string() => Ok(()),
-        Some("-1") => Err(format!("process {pid} was gone before /proc was read")),
-        Some(now) => Err(format!("the kernel says the crashed process is {now}, not {pid}")),
-        None => match status.and_then(|status| field(status, "CoreDumping:")) {
-            Some("1") => Ok(()),
-            Some(_) => Err(format!("process {pid} is not dumping core, so it is not the one that crashed")),
-            None => Err(format!("whether process {pid} is the one that crashed cannot be told")),
+        Some(now) => identified(pid, now),
+        None => match read_file(dir, "status", 1 << 20, &mut |_| {}) {
+            Section::Present(status) => dumping(pid, field(&status, "CoreDumping:")),
+            Section::Missing { reason } => Err(reason),
         },
+    }
+}
+
+/// What a pidfd's `Pid:` means; "Pidfds and proc" in pidfd_open(2).
+fn identified(pid: u32, now: &str) -> Result<(), String> {
+    match now {
+        now if now == pid.to_string() => Ok(()),
+        "-1" => Err(format!("process {pid} was gone before /proc was read")),
+        now => Err(format!("the kernel says the crashed process is {now}, not {pid}")),
+    }
+}
+
+/// What `CoreDumping:` of proc_pid_status(5) means.
+fn dumping(pid: u32, core_dumping: Option<&str>) -> Result<(), String> {
+    match core_dumping {
+        Some("1") => Ok(()),
+        Some(_) => Err(format!("process {pid} is not dumping core, so it is not the one that crashed")),
+        None => Err(format!("whether process {pid} is the one that crashed cannot be told")),
     }
 }
 
@@ -171,7 +206,7 @@ mod tests {
         let process = read(Some(std::process::id()), None, None, |_| {});
         let Section::Missing { reason } = &process.exe else { panic!("it was believed") };
         assert!(reason.contains("is not dumping core"), "{reason}");
-        assert!(process.file("cmdline").is_none());
+        assert_eq!(process.cmdline(), (None, Some(reason.clone())));
     }
 
     #[test]
@@ -183,13 +218,19 @@ mod tests {
 
     #[test]
     fn identity_is_what_the_kernel_says() {
-        let dumping = Some(&b"Name:\tx\nCoreDumping:\t1\n"[..]);
-        let not_dumping = Some(&b"Name:\tx\nCoreDumping:\t0\n"[..]);
-        assert_eq!(identity(7, None, dumping), Ok(()));
-        assert!(identity(7, None, not_dumping).is_err());
-        assert!(identity(7, None, None).is_err());
-        // Descriptor 0 is no pidfd, whatever it is, and so proves nothing.
-        assert!(identity(7, Some(0), not_dumping).is_err());
+        assert_eq!(identified(7, "7"), Ok(()));
+        assert!(identified(7, "-1").unwrap_err().contains("was gone"));
+        assert!(identified(7, "8").unwrap_err().contains("is 8, not 7"));
+        assert_eq!(dumping(7, Some("1")), Ok(()));
+        assert!(dumping(7, Some("0")).is_err());
+        assert!(dumping(7, None).is_err());
+    }
+
+    #[test]
+    fn a_descriptor_that_is_no_pidfd_proves_nothing() {
+        let process = read(Some(std::process::id()), None, Some(0), |_| {});
+        let Section::Missing { reason } = &process.exe else { panic!("it was believed") };
+        assert!(reason.contains("is not dumping core"), "{reason}");
     }
 
     #[test]
@@ -202,6 +243,11 @@ mod tests {
     fn arguments_are_split_where_the_kernel_ends_them() {
         let mut process = Process::missing("");
         process.files = vec![("cmdline", Section::Present(b"a\0\0b c\0".to_vec()))];
-        assert_eq!(process.cmdline().unwrap(), ["a".into(), "".into(), "b c".into()]);
+        assert_eq!(process.cmdline(), (Some(vec!["a".into(), "".into(), "b c".into()]), None));
+        process.files = vec![("cmdline", Section::Present(b"a\0".repeat(500_000)))];
+        let (some, problem) = process.cmdline();
+        assert_eq!(some.unwrap().len(), MAX_CMDLINE / 2);
+        assert!(problem.unwrap().contains("8191 of 999999 bytes"));
+        assert_eq!(Process::missing("gone").cmdline(), (None, Some("gone".into())));
     }
 }

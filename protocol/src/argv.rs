@@ -44,7 +44,7 @@ pub struct CorePattern(String);
 #[derive(Debug, thiserror::Error)]
 pub enum PatternError {
     /// The kernel would take a part of the path for something else.
-    #[error("{0} has a blank or a % in it, which the kernel does not allow in core_pattern")]
+    #[error("{0} has a blank, a % or a character beyond ASCII in it, which core_pattern cannot have")]
     Unspeakable(HostPath),
     /// The kernel would cut the pattern.
     #[error("core_pattern would be {0} bytes long; the kernel takes at most {MAX_PATTERN}")]
@@ -54,7 +54,9 @@ pub enum PatternError {
 impl CorePattern {
     /// The pattern that pipes cores to `helper`.
     pub fn piping_to(helper: &HostPath) -> Result<CorePattern, PatternError> {
-        if helper.as_str().contains(|c: char| c.is_whitespace() || c == '%') {
+        // Printable ASCII: to the kernel a byte of 0xA0 is a blank, also in the
+        // middle of a UTF-8 character (`isspace` and `_ctype` in lib/ctype.c).
+        if helper.as_str().contains(|c: char| !c.is_ascii_graphic() || c == '%') {
             return Err(PatternError::Unspeakable(helper.clone()));
         }
         let pattern = format!("|{helper} {}", SPECIFIERS.join(" "));
@@ -99,7 +101,8 @@ pub struct Argv {
     /// The descriptor at which the kernel left a pidfd; none before Linux 6.16.
     pub pidfd: Option<u32>,
     /// The host name the process saw; bytes of its own choosing, but that the
-    /// kernel makes a `!` of each `/` (`cn_esc_printf` in `fs/coredump.c`).
+    /// kernel makes a `!` of each `/`, and of a name that is empty or begins
+    /// like `.` and `..` (`cn_esc_printf` in `fs/coredump.c`).
     pub hostname: Option<Text>,
     /// The crashed thread's command name; the same goes for it.
     pub comm: Option<Text>,
@@ -125,7 +128,7 @@ impl Argv {
         let mut problems = Vec::new();
         let read = &mut Numbers { args: numbers, problems: &mut problems };
         let mut argv = Argv {
-            pid: read.number('P').filter(|pid| *pid != 0),
+            pid: read.number('P'),
             tid: read.number('I'),
             uid: read.number('u'),
             gid: read.number('g'),
@@ -256,7 +259,7 @@ mod tests {
             words.iter().flat_map(|word| word.to_str().unwrap().split(' ').map(OsString::from)).collect();
         let argv = Argv::read(split);
         assert_eq!((argv.pid, argv.signal), (Some(28763), Some(11)));
-        // Which blanks were the host name's cannot be known; no byte is lost.
+        // Which blanks were the host name's, and how many, cannot be known.
         assert_eq!(argv.hostname, Some("web 0".into()));
     }
 
@@ -283,6 +286,7 @@ mod tests {
         let refused = |path: &str| CorePattern::piping_to(&HostPath::try_from(path).unwrap()).is_err();
         assert!(refused("/opt/my dir/composer"));
         assert!(refused("/opt/100%/composer"));
+        assert!(refused("/opt/à/composer"), "its second byte is 0xA0");
         assert!(refused(&format!("/{}/composer", "x".repeat(100))));
         assert!(!refused("/opt/coredump-handler/composer"));
     }

@@ -6,7 +6,8 @@
 //!
 //! A line is appended with one `write` by whoever holds the file's lock, so
 //! lines never mix; past [`MAX_BYTES`] the file becomes [`PREVIOUS`] and a new
-//! one begins.
+//! one begins. A reader passes over lines that it does not understand: they may
+//! be of a later version, or of a composer that was killed while it wrote.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

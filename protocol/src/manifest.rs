@@ -65,7 +65,8 @@ pub struct Crash {
     pub comm: Option<Text>,
     /// Its executable, as a path in its own mount namespace.
     pub exe: Option<Text>,
-    /// Its arguments.
+    /// Its arguments; the first of them if there are very many, and `problems`
+    /// says so.
     pub cmdline: Option<Vec<Text>>,
     /// The host name it saw, with a `!` for each `/`. Names no pod:
     /// `spec.hostname` may be anything.
@@ -100,8 +101,8 @@ pub enum Truncation {
     DiskFull,
     /// `spool_max_bytes`.
     SpoolFull,
-    /// The pipe ended early: the kernel stops dumping when the process gets a
-    /// SIGKILL meanwhile (`dump_interrupted` in `fs/coredump.c`).
+    /// The pipe ended early. Mostly a SIGKILL came while the process was dumped,
+    /// or it was frozen (`dump_interrupted` in `fs/coredump.c`).
     KilledWhileDumping,
     /// The composer ended before the core did.
     ComposerDied,
@@ -124,7 +125,8 @@ impl Truncation {
     }
 }
 
-/// Part of a dump that may be missing, and if so says why.
+/// Part of a dump that may be missing, and if so says why. There is no third
+/// way, in later versions either.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Section<T> {

@@ -11,10 +11,11 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
@@ -242,9 +243,9 @@ impl Spool {
                 Ok(meta) if meta.is_file() => {
                     dumps.push(Found { entry, bytes: meta.len(), modified: meta.modified()? });
                 }
-                Ok(_) => {}
-                Err(err) if err.kind() == io::ErrorKind::NotFound => {} // moved on while we looked
-                Err(err) => return Err(err),
+                // No dump; or one that moved on while we looked; or one that cannot
+                // even be looked at, which is no reason to overlook the others.
+                Ok(_) | Err(_) => {}
             }
         }
         dumps.sort_by(|a, b| a.entry.id.cmp(&b.entry.id));
@@ -268,11 +269,12 @@ impl Spool {
         let path = self.path(&entry);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(DUMP_MODE).open(path)?;
         file.set_permissions(fs::Permissions::from_mode(DUMP_MODE))?; // whatever the umask is
-        file.try_lock()?;
+        lock_newborn(&file);
         Ok(Part { spool: self.clone(), entry, file })
     }
 
-    /// Gives the file of `entry` another state.
+    /// Gives the file of `entry` another state. A power cut may take that back,
+    /// and then it is found out again.
     ///
     /// # Errors
     /// [`io::ErrorKind::AlreadyExists`] rather than replacing another dump.
@@ -282,10 +284,10 @@ impl Spool {
         Ok(moved)
     }
 
-    /// Renames, replacing nothing, and makes the new name last.
+    /// Renames, replacing nothing.
     fn rename(&self, from: &Entry, to: &Entry) -> io::Result<()> {
         renameat2(AT_FDCWD, &self.path(from), AT_FDCWD, &self.path(to), RenameFlags::RENAME_NOREPLACE)?;
-        File::open(&self.dir)?.sync_all()
+        Ok(())
     }
 
     /// Opens a file of the spool that is appended to, creating it if needed.
@@ -293,7 +295,8 @@ impl Spool {
     /// # Errors
     /// If it may not be written or is no regular file.
     pub fn append(&self, name: &str) -> io::Result<File> {
-        open_plain(OpenOptions::new().append(true).create(true).mode(DUMP_MODE), &self.dir.join(name))
+        let mut options = OpenOptions::new();
+        open_plain(options.read(true).append(true).create(true).mode(DUMP_MODE), &self.dir.join(name))
     }
 }
 
@@ -327,25 +330,46 @@ impl Part {
     }
 
     /// Bytes, then name, then the directory that holds the name: in that order
-    /// a crash at any point leaves a `.part` or a whole `.zip`.
+    /// a power cut at any point leaves nothing, a `.part`, or a whole `.zip`.
     ///
     /// # Errors
-    /// If a step fails; the part then stays where it is.
-    pub fn publish(mut self, hint: Hint) -> io::Result<Entry> {
-        self.file.flush()?;
+    /// If it could not be made ready; the part then stays where it is.
+    pub fn publish(self, hint: Hint) -> io::Result<Published> {
         self.file.sync_all()?;
-        let ready = Entry { hint, ..self.entry.with(State::Ready) };
-        self.spool.rename(&self.entry, &ready)?;
-        Ok(ready)
+        let entry = Entry { hint, ..self.entry.with(State::Ready) };
+        self.spool.rename(&self.entry, &entry)?;
+        let durable = File::open(&self.spool.dir).and_then(|dir| dir.sync_all());
+        Ok(Published { entry, durable })
+    }
+}
+
+/// A dump that is ready, whatever follows.
+#[derive(Debug)]
+pub struct Published {
+    /// Its name.
+    pub entry: Entry,
+    /// Whether the name would survive a power cut.
+    pub durable: io::Result<()>,
+}
+
+/// Locks a part that was just created. Somebody may be quicker, and look
+/// whether it is abandoned; that takes no time. Somebody who keeps the lock
+/// means harm, and a core is not lost for a lock.
+fn lock_newborn(part: &File) {
+    for _ in 0..20 {
+        match part.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
+            Ok(()) | Err(TryLockError::Error(_)) => return,
+        }
     }
 }
 
 /// True if no living process is writing `part`: the kernel drops the lock when
 /// its holder dies, however it dies.
 ///
-/// Never to be asked of a part under a minute old. Between its creation and its
-/// locking a newborn looks abandoned, and the question itself takes the lock,
-/// which could make the newborn's composer fail.
+/// Never to be asked of a part that was written to within the last minute:
+/// between its creation and its locking a newborn looks abandoned, and the
+/// question itself takes the lock.
 ///
 /// # Errors
 /// If the file system has no locks.
@@ -359,6 +383,8 @@ pub fn is_abandoned(part: &File) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     const ID: &str = "20261122T193101Z-28763-9f3a61c2";
@@ -428,7 +454,7 @@ mod tests {
         assert_eq!(found.entry.state(), State::Part);
         assert!(!is_abandoned(&spool.read(&found.entry).unwrap()).unwrap(), "its writer lives");
 
-        let ready = part.publish(Hint::new([&b"x"[..]])).unwrap();
+        let ready = part.publish(Hint::new([&b"x"[..]])).unwrap().entry;
         assert_eq!(ready.to_string(), format!("{ID}_x.zip"));
         assert_eq!(fs::read(spool.path(&ready)).unwrap(), b"zip");
         assert_eq!(fs::metadata(spool.path(&ready)).unwrap().permissions().mode() & 0o777, DUMP_MODE);

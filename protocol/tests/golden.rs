@@ -1,5 +1,6 @@
-//! Can yesterday's manifests still be read, and tomorrow's already?
+//! Can yesterday's files still be read, and tomorrow's already?
 
+use protocol::journal::Line;
 use protocol::manifest::{Manifest, Section, Truncation};
 
 const VERSION_1: &str = include_str!("golden/manifest-1.json");
@@ -25,4 +26,12 @@ fn a_manifest_of_the_future_is_read_by_this_version() {
     let manifest: Manifest = serde_json::from_value(future).unwrap();
     assert_eq!(manifest.core.truncated, Some(Truncation::Other("moon_phase".into())));
     assert_eq!(manifest.container, Section::Missing { reason: "no socket".into() });
+}
+
+#[test]
+fn the_journal_of_version_1_is_read_and_written_as_it_was() {
+    for text in include_str!("golden/crashes-1.jsonl").lines() {
+        let line: Line = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&line).unwrap(), text);
+    }
 }

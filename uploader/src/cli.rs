@@ -10,7 +10,6 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use protocol::host::DEFAULT_SPOOL_DIR;
 use protocol::spool::{DumpId, Spool};
-use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, DEFAULT_FILE, Env};
 use crate::upload::Uploader;
@@ -18,8 +17,8 @@ use crate::{daemon, push, store, view};
 
 /// Configured wrongly; EX_USAGE in sysexits.h.
 const MISCONFIGURED: u8 = 64;
-/// Threads that read files. Uploads wait for the network, not for these.
-const FILE_THREADS: usize = 4;
+/// Threads that wait for disks, and for the resolver of host names.
+const BLOCKING_THREADS: usize = 8;
 
 /// Ships finished dumps to a store.
 #[derive(Parser)]
@@ -99,13 +98,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: Env<'_>) -> ExitCode 
 
 fn dispatch(cli: Cli, env: Env<'_>) -> Result<(), Failure> {
     match &cli.command {
-        Command::Ls { json } => print(&view::ls(&spool_to_look_at(&cli, env)?, *json)?),
-        Command::Show { id, json } => print(&view::show(&spool_to_look_at(&cli, env)?, id, *json)?),
+        Command::Ls { json } => print(&view::ls(&spool_to_look_at(&cli)?, *json)?),
+        Command::Show { id, json } => print(&view::show(&spool_to_look_at(&cli)?, id, *json)?),
         Command::Run => {
             let config = config(&cli, env)?;
             let (parallel, grace) = (config.parallel, config.grace);
             let uploader = uploader(config)?;
-            Ok(runtime()?.block_on(daemon::run(uploader, parallel, grace))?)
+            run(daemon::run(uploader, parallel, grace))
         }
         Command::Push { ids } => {
             let config = config(&cli, env)?;
@@ -113,18 +112,19 @@ fn dispatch(cli: Cli, env: Env<'_>) -> Result<(), Failure> {
             let ids: Result<Vec<DumpId>, _> = ids.iter().map(|id| DumpId::try_from(id.clone())).collect();
             let ids = ids.map_err(|err| Failure::Misconfigured(vec![err.to_string()]))?;
             let uploader = uploader(config)?;
-            Ok(runtime()?.block_on(push::push(&uploader, &ids, parallel))?)
+            run(push::push(&uploader, &ids, parallel))
         }
     }
 }
 
-/// Looking at the spool takes no store: its settings do not matter if the
-/// spool is named.
-fn spool_to_look_at(cli: &Cli, env: Env<'_>) -> Result<Spool, Failure> {
-    let dir = match &cli.spool {
-        Some(dir) => dir.clone(),
-        None if cli.config.is_none() && !PathBuf::from(DEFAULT_FILE).exists() => DEFAULT_SPOOL_DIR.into(),
-        None => config(cli, env)?.spool_dir,
+/// Looking at the spool takes no store and no credentials.
+fn spool_to_look_at(cli: &Cli) -> Result<Spool, Failure> {
+    let file = cli.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+    let dir = match (&cli.spool, fs::read_to_string(&file)) {
+        (Some(dir), _) => dir.clone(),
+        (None, Ok(yaml)) => Config::spool_dir(&yaml),
+        (None, Err(_)) if cli.config.is_none() => DEFAULT_SPOOL_DIR.into(),
+        (None, Err(err)) => return Err(Failure::Misconfigured(vec![format!("{}: {err}", file.display())])),
     };
     Ok(Spool::open(&dir).with_context(|| format!("opening the spool {}", dir.display()))?)
 }
@@ -142,19 +142,19 @@ fn config(cli: &Cli, env: Env<'_>) -> Result<Config, Failure> {
 }
 
 fn uploader(config: Config) -> anyhow::Result<Uploader> {
-    Ok(Uploader {
-        spool: Spool::at(config.spool_dir),
-        store: store::open(config.store)?,
-        key: config.key,
-        part_size: config.part_size,
-        stop: CancellationToken::new(),
-    })
+    let store = store::open(config.store)?;
+    Ok(Uploader::new(Spool::at(config.spool_dir), store, config.key, config.part_size))
 }
 
-/// One thread is enough for what waits for a network, and more would each keep
-/// memory of their own.
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(FILE_THREADS).build()
+/// Runs to the end. One thread is enough for what waits for a network, and more
+/// would each keep memory of their own.
+fn run(work: impl Future<Output = anyhow::Result<()>>) -> Result<(), Failure> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
+    let done = runtime.block_on(work);
+    // Not waiting for a file that is still being read: who was told to end ends.
+    runtime.shutdown_background();
+    Ok(done?)
 }
 
 fn print(text: &str) -> Result<(), Failure> {

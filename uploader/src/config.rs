@@ -1,5 +1,6 @@
 //! `uploader.yaml`, read all at once and judged all at once.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use bytesize::ByteSize;
 use jiff::SignedDuration;
 use protocol::host::DEFAULT_SPOOL_DIR;
 use protocol::settings::Reader;
+use reqwest::Certificate;
 
 use crate::key::Template;
 
@@ -24,8 +26,11 @@ const MAX_PARALLEL: u32 = 32;
 const DEFAULT_PART_SIZE: ByteSize = ByteSize::mib(16);
 /// What S3 takes; "Amazon S3 multipart upload limits" in its user guide.
 const PART_SIZES: std::ops::RangeInclusive<ByteSize> = ByteSize::mib(5)..=ByteSize::gib(5);
-/// Kubernetes kills 30 seconds after it asked, unless told otherwise.
-const DEFAULT_GRACE: SignedDuration = SignedDuration::from_secs(25);
+/// Kubernetes kills 30 seconds after it asked, unless told otherwise; some of
+/// that is for cleaning up after the grace.
+const DEFAULT_GRACE: SignedDuration = SignedDuration::from_secs(20);
+/// What a key may have besides: together they stay below S3's 1,024 bytes.
+const MAX_PREFIX: usize = 120;
 
 /// The settings.
 #[derive(Debug)]
@@ -66,8 +71,8 @@ pub struct S3Config {
     pub region: String,
     /// The bucket in the path instead of in the host name.
     pub path_style: bool,
-    /// Certificates to trust besides the system's, in PEM.
-    pub ca_file: Option<PathBuf>,
+    /// Certificates to trust besides the system's.
+    pub authorities: Vec<Certificate>,
     /// What requests are signed with.
     pub credentials: Credentials,
 }
@@ -106,6 +111,12 @@ impl std::fmt::Debug for Credentials {
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Config {
+    /// Reads of `uploader.yaml` only where the spool is, for those who want to
+    /// look at it and have no credentials.
+    pub fn spool_dir(yaml: &str) -> PathBuf {
+        Reader::new(yaml).or("spool_dir", PathBuf::from(DEFAULT_SPOOL_DIR))
+    }
+
     /// Reads `uploader.yaml`.
     ///
     /// # Errors
@@ -114,6 +125,12 @@ impl Config {
         let mut reader = Reader::new(yaml);
         let spool_dir = reader.or("spool_dir", PathBuf::from(DEFAULT_SPOOL_DIR));
         let store = store(&mut reader, env);
+        if let Some(StoreConfig::Dir(path)) = &store
+            && (path.starts_with(&spool_dir) || spool_dir.starts_with(path))
+        {
+            // A dump that is its own copy would be deleted as uploaded.
+            reader.reject("store.dir.path", "is in the spool, or around it");
+        }
         let key = template(&mut reader);
         let parallel = reader.or("parallel", DEFAULT_PARALLEL);
         if !(1..=MAX_PARALLEL).contains(&parallel) {
@@ -191,8 +208,11 @@ fn s3(section: &mut Reader, env: Env<'_>) -> Option<S3Config> {
         section.reject("bucket", format_args!("{bucket:?} is no name of a bucket"));
     }
     let prefix = section.or("prefix", String::new()).trim_matches('/').to_owned();
-    if prefix.split('/').any(|part| part == "." || part == "..") {
-        section.reject("prefix", "has a part that is . or ..");
+    let odd = prefix.split('/').any(|part| part == "." || part == "..");
+    if odd || prefix.len() > MAX_PREFIX || prefix.contains(|c: char| c.is_control()) {
+        let why =
+            format_args!("has more than {MAX_PREFIX} bytes, control characters, or a part that is . or ..");
+        section.reject("prefix", why);
     }
     let region = section.or("region", "us-east-1".to_owned());
     let endpoint = section.or("endpoint", format!("https://s3.{region}.amazonaws.com"));
@@ -202,24 +222,29 @@ fn s3(section: &mut Reader, env: Env<'_>) -> Option<S3Config> {
         section.reject("endpoint", format_args!("{endpoint:?} is not http(s)://HOST[:PORT]"));
     }
     let path_style = section.or("path_style", false);
-    let ca_file = section.take::<PathBuf>("ca_file");
-    if let Some(Err(err)) = ca_file.as_deref().map(readable) {
-        section.reject("ca_file", err);
-    }
+    let authorities = section.take::<PathBuf>("ca_file").map(|file| {
+        authorities(&file).map_err(|err| section.reject("ca_file", format_args!("{}: {err}", file.display())))
+    });
     let credentials = credentials(section, env);
+    let authorities = authorities.unwrap_or(Ok(vec![])).ok()?;
     Some(S3Config {
         bucket: bucket?,
         prefix,
         endpoint,
         region,
         path_style,
-        ca_file,
+        authorities,
         credentials: credentials?,
     })
 }
 
-fn readable(path: &Path) -> Result<(), String> {
-    std::fs::read(path).map(drop).map_err(|err| format!("reading {}: {err}", path.display()))
+fn authorities(file: &Path) -> Result<Vec<Certificate>, String> {
+    let pem = fs::read(file).map_err(|err| err.to_string())?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(certificates) if certificates.is_empty() => Err("there is no certificate in it".to_owned()),
+        Ok(certificates) => Ok(certificates),
+        Err(err) => Err(err.to_string()),
+    }
 }
 
 /// "Bucket naming rules" in the S3 user guide, less the exotic ones.
@@ -233,15 +258,16 @@ fn is_bucket(name: &str) -> bool {
 }
 
 fn credentials(section: &mut Reader, env: Env<'_>) -> Option<Credentials> {
+    let set = |name| env(name).filter(|value| !value.is_empty());
     let files =
         (section.take::<PathBuf>("access_key_id_file"), section.take::<PathBuf>("secret_access_key_file"));
     match files {
         (Some(id), Some(secret)) => return Some(Credentials::Files { id, secret }),
         (Some(_), None) => section.reject("secret_access_key_file", "is missing"),
         (None, Some(_)) => section.reject("access_key_id_file", "is missing"),
-        (None, None) => match (env("AWS_ACCESS_KEY_ID"), env("AWS_SECRET_ACCESS_KEY")) {
+        (None, None) => match (set("AWS_ACCESS_KEY_ID"), set("AWS_SECRET_ACCESS_KEY")) {
             (Some(id), Some(secret)) => {
-                return Some(Credentials::Fixed { id, secret, token: env("AWS_SESSION_TOKEN") });
+                return Some(Credentials::Fixed { id, secret, token: set("AWS_SESSION_TOKEN") });
             }
             _ => section.reject(
                 "access_key_id_file",
@@ -282,7 +308,7 @@ mod tests {
         for start in [
             "store.s3.bucket: \"Bad_Name\" is no name",
             "store.s3.endpoint: \"ftp://x\" is not",
-            "store.s3.ca_file: reading /no/such",
+            "store.s3.ca_file: /no/such: No such file",
             "store.s3.access_key_id_file: is missing",
             "store.s3.regio: is no setting",
             "parallel: is 0",
@@ -301,6 +327,21 @@ mod tests {
         for yaml in ["", "store: {}", "store: {dir: {path: /x}, s3: {bucket: abc}}", "store: {dir: {}}"] {
             assert_eq!(Config::read(yaml, &with_keys).unwrap_err().len(), 1, "{yaml}");
         }
+    }
+
+    #[test]
+    fn a_store_in_the_spool_would_be_no_store() {
+        for path in ["/s/spool", "/s/spool/x", "/s"] {
+            let yaml = format!("spool_dir: /s/spool\nstore: {{dir: {{path: {path}}}}}");
+            let problems = Config::read(&yaml, &|_| None).unwrap_err();
+            assert_eq!(problems, ["store.dir.path: is in the spool, or around it"]);
+        }
+    }
+
+    #[test]
+    fn there_is_time_to_clean_up_before_kubernetes_kills() {
+        let grace = Duration::try_from(DEFAULT_GRACE).unwrap();
+        assert!(grace + crate::daemon::LAST_WORDS < Duration::from_secs(30));
     }
 
     #[test]

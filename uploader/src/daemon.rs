@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::queue::{Progress, Step, plan};
-use crate::upload::Uploader;
+use crate::upload::{Fate, Trouble, Uploader};
 use crate::watch::{Change, Watch};
 
 /// How often the spool is listed although nothing was heard of it. Parts that
@@ -25,9 +25,13 @@ const RETRY_SPOOL: Duration = Duration::from_secs(2);
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LAST_DELAY: Duration = Duration::from_secs(150);
 /// For uploads to clean up behind themselves after the grace period.
-const LAST_WORDS: Duration = Duration::from_secs(6);
+pub const LAST_WORDS: Duration = Duration::from_secs(6);
 
-type Finished = (Entry, anyhow::Result<()>);
+/// How long a dump that is itself in trouble is left alone. The next listing
+/// after that finds it.
+const REST: Duration = LIST_EVERY;
+
+type Finished = (Entry, Result<Fate, Trouble>);
 
 /// Ships what is in the spool, until a SIGTERM.
 ///
@@ -36,7 +40,7 @@ type Finished = (Entry, anyhow::Result<()>);
 pub async fn run(uploader: Uploader, parallel: usize, grace: Duration) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
-    log::info!(spool:% = uploader.spool.dir().display(), store:% = uploader.store; "started");
+    log::info!(spool:% = uploader.spool().dir().display(), store:% = uploader.store(); "started");
     let mut daemon = Daemon::new(uploader, parallel);
     tokio::select! {
         () = daemon.serve() => {}
@@ -66,23 +70,27 @@ impl Daemon {
     async fn serve(&mut self) {
         loop {
             // Subscribe, then list: in that order nothing falls in between.
-            match Watch::new(self.uploader.spool.dir()) {
-                Ok(watch) => self.attend(watch).await,
-                Err(err) => self.complain(&format!("watching it: {err}")),
+            let watch = Watch::new(self.uploader.spool().dir());
+            if let Err(err) = &watch {
+                self.complain(&format!("watching it: {err}"));
             }
+            self.attend(watch.ok()).await;
             // Uploads in flight go on meanwhile, and are seen to afterwards.
             sleep(RETRY_SPOOL).await;
         }
     }
 
-    /// Works until the spool is lost.
-    async fn attend(&mut self, mut watch: Watch) {
+    /// Works until the spool, or the subscription to it, is lost. Without one
+    /// (a node may be out of inotify instances) it works through the spool once.
+    async fn attend(&mut self, mut watch: Option<Watch>) {
         loop {
-            match self.uploader.spool.list() {
+            let waiting_for_the_store = match self.uploader.spool().list() {
                 Ok(found) => self.advance(&found),
                 Err(err) => return self.complain(&format!("listing it: {err}")),
-            }
-            let store_is_worth_a_try = self.store.until;
+            };
+            let Some(watch) = &mut watch else { return };
+            self.complaint = None;
+            let until = self.store.until;
             tokio::select! {
                 change = watch.changed() => match change {
                     Ok(Change::Look) => {}
@@ -90,54 +98,55 @@ impl Daemon {
                     Err(err) => return self.complain(&format!("watching it: {err}")),
                 },
                 Some(finished) = self.uploads.join_next() => self.finish(finished),
-                () = sleep_until(store_is_worth_a_try), if store_is_worth_a_try > Instant::now() => {}
+                () = sleep_until(until), if waiting_for_the_store => {}
                 () = sleep(LIST_EVERY) => {}
             }
         }
     }
 
-    fn advance(&mut self, found: &[Found]) {
-        self.complaint = None;
+    /// Does what there is to do. Returns whether the store has to be waited for.
+    fn advance(&mut self, found: &[Found]) -> bool {
+        while let Some(finished) = self.uploads.try_join_next() {
+            self.finish(finished);
+        }
         self.progress.retain(found);
-        let free = match self.store.until > Instant::now() {
-            true => 0,
-            false => self.parallel.saturating_sub(self.uploads.len()),
-        };
+        let waiting = self.store.until > Instant::now();
+        let free = if waiting { 0 } else { self.parallel.saturating_sub(self.uploads.len()) };
         for step in plan(found, SystemTime::now(), &self.progress, free) {
             match step {
                 Step::Upload(entry) => self.begin(entry),
-                Step::Examine(entry) => examine(&self.uploader.spool, &entry),
+                Step::Examine(entry) => examine(self.uploader.spool(), &entry),
             }
         }
+        waiting
     }
 
     fn begin(&mut self, entry: Entry) {
         self.progress.busy.insert(entry.id().clone());
         let uploader = self.uploader.clone();
         self.uploads.spawn(async move {
-            // In a task of its own, so that a panic (rusoto has some, on
-            // answers nobody should give) is a failed attempt and no more.
-            let upload = tokio::spawn({
-                let entry = entry.clone();
-                async move { uploader.upload(&entry).await }
-            });
-            let done = upload.await.map_err(anyhow::Error::from).and_then(|fate| fate).map(drop);
-            (entry, done)
+            let result = uploader.upload(&entry).await;
+            (entry, result)
         });
     }
 
     fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
-        let Ok((entry, result)) = finished else { return }; // cannot panic: see begin
-        self.progress.busy.remove(entry.id());
+        let Ok((entry, result)) = finished else { return }; // cannot panic: see upload
+        let id = entry.id();
+        self.progress.busy.remove(id);
         match result {
-            Ok(()) => {
-                self.progress.failures.remove(entry.id());
-                self.store.recovered();
-            }
-            Err(err) => {
-                *self.progress.failures.entry(entry.id().clone()).or_default() += 1;
+            // The store was not asked.
+            Ok(Fate::Gone) => {}
+            Ok(Fate::Stored | Fate::Rejected) => self.store.recovered(),
+            Err(Trouble::Store(err)) => {
+                *self.progress.failures.entry(id.clone()).or_default() += 1;
                 let next_try_in = self.store.failed().as_secs_f32();
-                log::warn!(dump:% = entry.id(), next_try_in; "not uploaded: {err:#}");
+                log::warn!(dump:% = id, next_try_in; "not uploaded: {err:#}");
+            }
+            Err(Trouble::Dump(err)) => {
+                *self.progress.failures.entry(id.clone()).or_default() += 1;
+                self.progress.resting.insert(id.clone(), SystemTime::now() + REST);
+                log::error!(dump:% = id, next_try_in = REST.as_secs_f32(); "not uploaded: {err:#}");
             }
         }
     }
@@ -145,7 +154,7 @@ impl Daemon {
     /// Says once, not every few seconds, what is wrong with the spool.
     fn complain(&mut self, what: &str) {
         if self.complaint.as_deref() != Some(what) {
-            log::error!(spool:% = self.uploader.spool.dir().display(); "the spool cannot be used: {what}");
+            log::error!(spool:% = self.uploader.spool().dir().display(); "the spool cannot be used as it should: {what}");
             self.complaint = Some(what.to_owned());
         }
     }
@@ -155,7 +164,7 @@ impl Daemon {
     async fn stop(mut self, grace: Duration) {
         log::info!(uploads = self.uploads.len(), grace:? = grace; "stopping");
         if timeout(grace, self.drain()).await.is_err() {
-            self.uploader.stop.cancel();
+            self.uploader.stop();
             let _ = timeout(LAST_WORDS, self.drain()).await;
         }
         log::info!(unfinished = self.uploads.len(); "stopped");
@@ -181,6 +190,8 @@ fn examine(spool: &Spool, entry: &Entry) {
     match torn() {
         Ok(true) => log::warn!(dump:% = entry.id(); "torn: its composer died before it was complete"),
         Ok(false) => {}
+        // Published between our listing and now.
+        Err(err) if !spool.path(entry).exists() => log::debug!(dump:% = entry.id(); "{err:#}"),
         Err(err) => log::warn!(dump:% = entry.id(); "whether its composer lives cannot be told: {err:#}"),
     }
 }
@@ -234,5 +245,11 @@ mod tests {
         assert!(delays[19] >= LAST_DELAY && delays[19] <= Duration::from_secs(300), "{delays:?}");
         patience.recovered();
         assert!(patience.failed() <= 2 * FIRST_DELAY);
+    }
+
+    #[tokio::test]
+    async fn no_two_nodes_come_back_at_the_same_time() {
+        let delays: std::collections::BTreeSet<_> = (0..50).map(|_| Patience::new().delays.next()).collect();
+        assert!(delays.len() > 40, "{delays:?}");
     }
 }

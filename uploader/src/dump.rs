@@ -11,13 +11,15 @@ use protocol::manifest::{FILE_NAME, Manifest};
 use protocol::spool::{DumpId, Entry, Spool};
 use sha2::{Digest, Sha256};
 
+use crate::key::ObjectKey;
+
 /// What is read at a time.
 pub const CHUNK: usize = 128 << 10;
 /// What S3 takes; "Amazon S3 multipart upload limits" in its user guide.
 const MAX_PARTS: u64 = 10_000;
-/// A manifest holds a command line of up to a megabyte, escaped; what is much
+/// A manifest has a few kilobytes, and labels of at most 256 KiB; what is much
 /// longer is none of ours.
-const MAX_MANIFEST: u64 = 16 << 20;
+const MAX_MANIFEST: u64 = 1 << 20;
 /// S3 takes 2 KiB of user metadata in all.
 const MAX_METADATA_VALUE: usize = 200;
 
@@ -25,8 +27,6 @@ const MAX_METADATA_VALUE: usize = 200;
 /// what is read.
 #[derive(Clone, Debug)]
 pub struct Dump {
-    /// Which one.
-    pub id: DumpId,
     /// Its bytes, immutable since it is ready.
     pub file: Arc<File>,
     /// How many.
@@ -35,8 +35,10 @@ pub struct Dump {
     pub sha256: String,
     /// What it is uploaded as; one part if it is small, and never none.
     pub parts: Vec<Part>,
-    /// Its manifest, or why that cannot be read.
-    pub manifest: Result<Manifest, String>,
+    /// Where it goes.
+    pub key: ObjectKey,
+    /// The object's user metadata.
+    pub metadata: Vec<(&'static str, String)>,
 }
 
 /// A stretch of a dump.
@@ -55,33 +57,43 @@ impl Dump {
     ///
     /// # Errors
     /// If it is gone or cannot be read.
-    pub fn open(spool: &Spool, entry: &Entry, part_size: u64) -> io::Result<Dump> {
+    pub fn open(spool: &Spool, entry: &Entry, part_size: u64, key: ObjectKey) -> io::Result<Dump> {
         let file = spool.read(entry)?;
         let bytes = file.metadata()?.len();
         let (parts, sha256) = measure(&file, layout(bytes, part_size))?;
-        let manifest = read_manifest(&file, entry.id()).map(|(_, manifest)| manifest);
-        let manifest = manifest.map_err(|err| format!("{err:#}"));
-        Ok(Dump { id: entry.id().clone(), file: Arc::new(file), bytes, sha256, parts, manifest })
+        let manifest = read_manifest(&file, entry.id()).ok().map(|(_, manifest)| manifest);
+        let metadata = metadata(entry.id(), &sha256, manifest.as_ref());
+        Ok(Dump { file: Arc::new(file), bytes, key, metadata, sha256, parts })
     }
+}
 
-    /// The object's user metadata. Values are printable ASCII, since they
-    /// travel as HTTP headers, and cut, since S3 limits them.
-    pub fn metadata(&self) -> Vec<(&'static str, String)> {
-        let mut metadata = vec![("id", self.id.to_string()), ("sha256", self.sha256.clone())];
-        if let Ok(manifest) = &self.manifest {
-            metadata.push(("node", manifest.node.to_string()));
-            metadata.extend(manifest.crash.signal_name.clone().map(|signal| ("signal", signal)));
-            metadata.extend(manifest.crash.exe.as_ref().map(|exe| ("exe", exe.to_string())));
-            if let Some(container) = manifest.container.present() {
-                metadata.push(("namespace", container.pod.namespace.clone()));
-                metadata.push(("pod", container.pod.name.clone()));
-                metadata.push(("container", container.name.clone()));
-            }
+/// User metadata. Values are printable ASCII, since they travel as HTTP
+/// headers, and cut, since S3 limits them.
+fn metadata(id: &DumpId, sha256: &str, manifest: Option<&Manifest>) -> Vec<(&'static str, String)> {
+    let mut metadata = vec![("id", id.to_string()), ("sha256", sha256.to_owned())];
+    if let Some(manifest) = manifest {
+        metadata.push(("node", manifest.node.to_string()));
+        metadata.extend(manifest.crash.signal_name.clone().map(|signal| ("signal", signal)));
+        metadata.extend(manifest.crash.exe.as_ref().map(|exe| ("exe", exe.to_string())));
+        if let Some(container) = manifest.container.present() {
+            metadata.push(("namespace", container.pod.namespace.clone()));
+            metadata.push(("pod", container.pod.name.clone()));
+            metadata.push(("container", container.name.clone()));
         }
-        for (_, value) in &mut metadata {
-            *value = value.chars().flat_map(char::escape_default).take(MAX_METADATA_VALUE).collect();
-        }
-        metadata
+    }
+    for (_, value) in &mut metadata {
+        *value = value.chars().map(printable).collect();
+        value.truncate(MAX_METADATA_VALUE);
+    }
+    metadata
+}
+
+/// Neither blanks: what becomes of them in a header, and in its signature, is
+/// seen differently by different stores.
+fn printable(c: char) -> String {
+    match c {
+        ' ' => c.escape_unicode().to_string(),
+        c => c.escape_default().to_string(),
     }
 }
 
@@ -184,15 +196,12 @@ mod tests {
     fn metadata_fits_into_headers_whatever_the_process_was_called() {
         let json = include_str!("../../protocol/tests/golden/manifest-1.json");
         let mut manifest: Manifest = serde_json::from_str(json).unwrap();
-        manifest.crash.exe = Some(format!("/tmp/ä\n{}", "x".repeat(4096)).as_str().into());
-        let file = Arc::new(tempfile::tempfile().unwrap());
-        let id = manifest.id.clone();
-        let dump = Dump { id, file, bytes: 0, sha256: "00".into(), parts: vec![], manifest: Ok(manifest) };
-        let metadata = dump.metadata();
+        manifest.crash.exe = Some(format!("/tmp/a   b/ä\n{}", "x".repeat(4096)).as_str().into());
+        let metadata = metadata(&manifest.id, &"0".repeat(64), Some(&manifest));
         assert_eq!(metadata.len(), 8);
         assert!(metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() < 2048);
         assert!(
-            metadata.iter().all(|(_, value)| value.bytes().all(|b| (b' '..0x7f).contains(&b))),
+            metadata.iter().all(|(_, value)| value.bytes().all(|b| (b'!'..0x7f).contains(&b))),
             "{metadata:?}"
         );
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Context;
 use futures::StreamExt;
 use protocol::spool::{DumpId, Entry, State};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::upload::{Fate, Uploader};
 
@@ -13,8 +14,8 @@ use crate::upload::{Fate, Uploader};
 /// # Errors
 /// If one of them is not in the store afterwards.
 pub async fn push(uploader: &Uploader, ids: &[DumpId], parallel: usize) -> anyhow::Result<()> {
-    let dir = uploader.spool.dir().display();
-    let found = uploader.spool.list().with_context(|| format!("listing the spool {dir}"))?;
+    let dir = uploader.spool().dir().display();
+    let found = uploader.spool().list().with_context(|| format!("listing the spool {dir}"))?;
     let wanted =
         |entry: &Entry| entry.state() == State::Ready && (ids.is_empty() || ids.contains(entry.id()));
     let entries: Vec<Entry> = found.into_iter().map(|found| found.entry).filter(wanted).collect();
@@ -27,12 +28,22 @@ pub async fn push(uploader: &Uploader, ids: &[DumpId], parallel: usize) -> anyho
     }
     let uploads = entries.iter().map(|entry| async move { (entry, uploader.upload(entry).await) });
     let mut uploads = futures::stream::iter(uploads).buffer_unordered(parallel);
+    let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+    let stopper = uploader.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        // What is in flight ends by itself, and cleans up behind itself.
+        stopper.stop();
+    });
     while let Some((entry, result)) = uploads.next().await {
         match result {
             Ok(Fate::Stored | Fate::Gone) => {}
             Ok(Fate::Rejected) => failed += 1,
             Err(err) => {
-                log::error!(dump:% = entry.id(); "not uploaded: {err:#}");
+                log::error!(dump:% = entry.id(); "{:#}", anyhow::Error::from(err));
                 failed += 1;
             }
         }

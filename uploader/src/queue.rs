@@ -25,13 +25,20 @@ pub struct Progress {
     pub busy: BTreeSet<DumpId>,
     /// How often the upload of a dump has failed.
     pub failures: BTreeMap<DumpId, u32>,
+    /// Dumps that are themselves in trouble, and until when they are left alone.
+    pub resting: BTreeMap<DumpId, SystemTime>,
 }
 
 impl Progress {
+    fn rests(&self, id: &DumpId, now: SystemTime) -> bool {
+        self.resting.get(id).is_some_and(|until| *until > now)
+    }
+
     /// Forgets dumps that are no longer there.
     pub fn retain(&mut self, found: &[Found]) {
         let there: BTreeSet<_> = found.iter().map(|found| found.entry.id()).collect();
         self.failures.retain(|id, _| there.contains(id));
+        self.resting.retain(|id, _| there.contains(id));
     }
 }
 
@@ -43,7 +50,9 @@ pub fn plan(found: &[Found], now: SystemTime, progress: &Progress, free: usize) 
     let mut steps = Vec::new();
     for Found { entry, modified, .. } in found {
         match entry.state() {
-            State::Ready if !progress.busy.contains(entry.id()) => ready.push(entry),
+            State::Ready if !progress.busy.contains(entry.id()) && !progress.rests(entry.id(), now) => {
+                ready.push(entry);
+            }
             State::Part if now.duration_since(*modified).is_ok_and(|age| age > NEWBORN) => {
                 steps.push(Step::Examine(entry.clone()));
             }
@@ -95,6 +104,17 @@ mod tests {
         assert_eq!(planned(&spool, &progress, 1), ["upload 2"]);
         progress.retain(&spool[1..]);
         assert!(progress.failures.is_empty());
+    }
+
+    #[test]
+    fn a_dump_in_trouble_is_left_alone_for_a_while() {
+        let spool = [found("1-00000000.zip", 0), found("2-00000000.zip", 0)];
+        let until = |seconds| {
+            let until = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            Progress { resting: BTreeMap::from([(spool[0].entry.id().clone(), until)]), ..Default::default() }
+        };
+        assert_eq!(planned(&spool, &until(1001), 2), ["upload 2"]);
+        assert_eq!(planned(&spool, &until(1000), 2), ["upload 1", "upload 2"]);
     }
 
     #[test]

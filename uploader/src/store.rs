@@ -1,5 +1,5 @@
 //! Where dumps go. All that is particular to a kind of store is behind
-//! [`Store`]; rusoto in particular is known to `store/s3.rs` and no other file.
+//! [`Store`]; rusoto in particular is known to the module `s3` and no other.
 
 mod dir;
 mod s3;
@@ -17,22 +17,29 @@ use crate::key::ObjectKey;
 /// A place that keeps dumps.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Display {
-    /// Puts `dump` at `key`, replacing what is there. When it returns, the
+    /// Puts `dump` at its key, replacing what is there. When it returns, the
     /// store has said that it has every byte. When `stop` is cancelled it
     /// gives up, and leaves nothing half done if it can.
-    async fn put(&self, dump: &Dump, key: &ObjectKey, stop: &CancellationToken) -> Result<(), PutError>;
+    async fn put(&self, dump: &Dump, stop: &CancellationToken) -> Result<(), PutError>;
 
-    /// What the store has at `key`.
-    async fn head(&self, key: &ObjectKey) -> Result<Stored, PutError>;
+    /// Asks the store what it has at `key`.
+    async fn head(&self, key: &ObjectKey) -> Result<Head, PutError>;
 }
 
 /// What a store says it has.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Stored {
-    /// How many bytes.
-    pub bytes: u64,
-    /// Their SHA-256, hexadecimal; empty if the store knows of none.
-    pub sha256: String,
+pub enum Head {
+    /// An object.
+    Stored {
+        /// How many bytes.
+        bytes: u64,
+        /// Their SHA-256, hexadecimal; empty if the store knows of none.
+        sha256: String,
+    },
+    /// Nothing.
+    Absent,
+    /// It does not say: our credentials are wrong, or their rights too few.
+    Denied,
 }
 
 /// What to do next is the only thing a caller can ask of a failed upload, so
@@ -48,8 +55,12 @@ pub enum PutError {
 }
 
 impl PutError {
+    fn is_later(&self) -> bool {
+        matches!(self, PutError::Later(_))
+    }
+
     /// Adds what was being done.
-    fn doing(self, what: impl fmt::Display + Send + Sync + 'static) -> PutError {
+    pub fn doing(self, what: impl fmt::Display + Send + Sync + 'static) -> PutError {
         match self {
             PutError::Later(err) => PutError::Later(err.context(what)),
             PutError::Never(err) => PutError::Never(err.context(what)),

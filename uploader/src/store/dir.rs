@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::{PutError, Store, Stored};
+use super::{Head, PutError, Store};
 use crate::dump::{CHUNK, Dump};
 use crate::key::ObjectKey;
 
@@ -34,11 +34,12 @@ impl Dir {
         self.path.join(key.to_string())
     }
 
-    /// By temp name, fsync, rename, fsync of the directory. The temp name is
-    /// made of the key, so an attempt that died is overwritten by the next.
-    fn copy(&self, dump: &Dump, key: &ObjectKey, stop: &CancellationToken) -> anyhow::Result<()> {
+    /// By temp name, fsync, rename, fsync of the directories, since they may be
+    /// new. The temp name is made of the key, so an attempt that died is
+    /// overwritten by the next.
+    fn copy(&self, dump: &Dump, stop: &CancellationToken) -> anyhow::Result<()> {
         fs::read_dir(&self.path).with_context(|| format!("opening {}", self.path.display()))?;
-        let to = self.file(key);
+        let to = self.file(&dump.key);
         let (Some(dir), Some(name)) = (to.parent(), to.file_name()) else {
             unreachable!("a key is never empty")
         };
@@ -67,7 +68,8 @@ impl Dir {
             }
             out.sync_all()?;
             fs::rename(&temp, &to)?;
-            File::open(dir)?.sync_all()
+            let mut inside = dir.ancestors().take_while(|dir| dir.starts_with(&self.path));
+            inside.try_for_each(|dir| File::open(dir)?.sync_all())
         };
         write()
             .inspect_err(|_| drop(fs::remove_file(&temp)))
@@ -76,35 +78,40 @@ impl Dir {
 
     /// Reads back what is there: a directory keeps no checksum that could be
     /// asked for.
-    fn stored(&self, key: &ObjectKey) -> io::Result<Stored> {
-        let mut file = File::open(self.file(key))?;
-        let mut sha256 = Sha256::new();
-        let mut chunk = vec![0; CHUNK];
-        loop {
-            match file.read(&mut chunk)? {
-                0 => break,
-                n => sha256.update(&chunk[..n]),
+    fn stored(&self, key: &ObjectKey) -> anyhow::Result<Head> {
+        let path = self.file(key);
+        let read = || -> io::Result<Head> {
+            let mut file = match File::open(&path) {
+                Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Head::Absent),
+                file => file?,
+            };
+            let mut sha256 = Sha256::new();
+            let mut chunk = vec![0; CHUNK];
+            loop {
+                match file.read(&mut chunk)? {
+                    0 => break,
+                    n => sha256.update(&chunk[..n]),
+                }
             }
-        }
-        let sha256 = sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Stored { bytes: file.stream_position()?, sha256 })
+            let sha256 = sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            Ok(Head::Stored { bytes: file.stream_position()?, sha256 })
+        };
+        read().with_context(|| format!("reading back {}", path.display()))
     }
 }
 
 #[async_trait]
 impl Store for Dir {
-    async fn put(&self, dump: &Dump, key: &ObjectKey, stop: &CancellationToken) -> Result<(), PutError> {
-        let (dir, dump, key, stop) = (self.clone(), dump.clone(), key.clone(), stop.clone());
-        let copied = spawn_blocking(move || dir.copy(&dump, &key, &stop)).await;
+    async fn put(&self, dump: &Dump, stop: &CancellationToken) -> Result<(), PutError> {
+        let (dir, dump, stop) = (self.clone(), dump.clone(), stop.clone());
+        let copied = spawn_blocking(move || dir.copy(&dump, &stop)).await;
         copied.map_err(anyhow::Error::from).and_then(|copied| copied).map_err(PutError::Later)
     }
 
-    async fn head(&self, key: &ObjectKey) -> Result<Stored, PutError> {
+    async fn head(&self, key: &ObjectKey) -> Result<Head, PutError> {
         let (dir, key) = (self.clone(), key.clone());
-        let read = spawn_blocking(move || {
-            dir.stored(&key).with_context(|| format!("reading back {}", dir.file(&key).display()))
-        });
-        read.await.map_err(anyhow::Error::from).and_then(|stored| stored).map_err(PutError::Later)
+        let read = spawn_blocking(move || dir.stored(&key)).await;
+        read.map_err(anyhow::Error::from).and_then(|head| head).map_err(PutError::Later)
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use async_trait::async_trait;
+use backon::{ExponentialBuilder, Retryable};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -26,8 +27,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::transport::Transport;
-use self::verdict::verdict;
-use super::{PutError, Store, Stored};
+use self::verdict::{answered, verdict};
+use super::{Head, PutError, Store};
 use crate::config::S3Config;
 use crate::dump::{CHUNK, Dump, Part};
 use crate::key::ObjectKey;
@@ -36,6 +37,9 @@ const CONTENT_TYPE: &str = "application/zip";
 /// An upload that failed is aborted if that takes no longer than this; the
 /// store may be what failed.
 const ABORT_DEADLINE: Duration = Duration::from_secs(5);
+
+const RETRIES: usize = 3;
+const FIRST_RETRY: Duration = Duration::from_millis(500);
 
 /// A bucket.
 pub struct S3 {
@@ -99,19 +103,10 @@ impl S3 {
     async fn put_parts(&self, dump: &Dump, key: &str, upload: &str) -> Result<(), PutError> {
         let mut done = Vec::with_capacity(dump.parts.len());
         for (part, number) in dump.parts.iter().zip(1..) {
-            let request = UploadPartRequest {
-                bucket: self.bucket.clone(),
-                key: key.to_owned(),
-                upload_id: upload.to_owned(),
-                part_number: number,
-                body: Some(body(dump, *part)),
-                content_length: Some(part.bytes as i64),
-                content_md5: Some(STANDARD.encode(part.md5)),
-                ..Default::default()
-            };
-            let sent = self.client.upload_part(request).await.map_err(verdict);
+            let put = || self.put_part(dump, *part, number, key, upload);
+            let sent = put.retry(again()).when(PutError::is_later).await;
             let sent = sent.map_err(|err| err.doing(format!("part {number} of {}", dump.parts.len())))?;
-            done.push(CompletedPart { e_tag: sent.e_tag, part_number: Some(number) });
+            done.push(sent);
         }
         let request = CompleteMultipartUploadRequest {
             bucket: self.bucket.clone(),
@@ -120,12 +115,39 @@ impl S3 {
             multipart_upload: Some(CompletedMultipartUpload { parts: Some(done) }),
             ..Default::default()
         };
-        let completed = self.client.complete_multipart_upload(request).await.map_err(verdict)?;
-        // What is not the answer we know is no success, whatever its status.
-        match completed.e_tag {
-            Some(_) => Ok(()),
-            None => Err(PutError::Later(anyhow!("the store did not say that it put the parts together"))),
-        }
+        let complete = || async {
+            let completed = self.client.complete_multipart_upload(request.clone()).await.map_err(verdict)?;
+            // What is not the answer we know is no success, whatever its status.
+            match completed.e_tag {
+                Some(_) => Ok(()),
+                None => Err(PutError::Later(anyhow!("the store did not say that it put the parts together"))),
+            }
+        };
+        complete.retry(again()).when(PutError::is_later).await
+    }
+
+    async fn put_part(
+        &self,
+        dump: &Dump,
+        part: Part,
+        number: i64,
+        key: &str,
+        upload: &str,
+    ) -> Result<CompletedPart, PutError> {
+        let request = UploadPartRequest {
+            bucket: self.bucket.clone(),
+            key: key.to_owned(),
+            upload_id: upload.to_owned(),
+            part_number: number,
+            body: Some(body(dump, part)),
+            content_length: Some(part.bytes as i64),
+            content_md5: Some(STANDARD.encode(part.md5)),
+            ..Default::default()
+        };
+        let sent = self.client.upload_part(request).await.map_err(verdict)?;
+        let e_tag =
+            sent.e_tag.ok_or_else(|| PutError::Later(anyhow!("the store gave no ETag for the part")))?;
+        Ok(CompletedPart { e_tag: Some(e_tag), part_number: Some(number) })
     }
 
     /// Parts of an upload that is never completed are stored, and billed, for
@@ -149,8 +171,8 @@ impl S3 {
 
 #[async_trait]
 impl Store for S3 {
-    async fn put(&self, dump: &Dump, key: &ObjectKey, stop: &CancellationToken) -> Result<(), PutError> {
-        let key = key.below(&self.prefix);
+    async fn put(&self, dump: &Dump, stop: &CancellationToken) -> Result<(), PutError> {
+        let key = dump.key.below(&self.prefix);
         let put = match dump.parts[..] {
             [part] => tokio::select! {
                 put = self.put_whole(dump, part, &key) => put,
@@ -161,17 +183,21 @@ impl Store for S3 {
         put.map_err(|err| err.doing(format!("putting {key} into {self}")))
     }
 
-    async fn head(&self, key: &ObjectKey) -> Result<Stored, PutError> {
+    async fn head(&self, key: &ObjectKey) -> Result<Head, PutError> {
         let key = key.below(&self.prefix);
         let request =
             HeadObjectRequest { bucket: self.bucket.clone(), key: key.clone(), ..Default::default() };
-        let head = self.client.head_object(request).await.map_err(verdict);
-        let head = head.map_err(|err| err.doing(format!("checking {key} in {self}")))?;
-        let sha256 = head.metadata.and_then(|mut metadata| metadata.remove("sha256"));
-        Ok(Stored {
-            bytes: head.content_length.and_then(|bytes| bytes.try_into().ok()).unwrap_or(0),
-            sha256: sha256.unwrap_or_default(),
-        })
+        match self.client.head_object(request).await {
+            Ok(head) => Ok(Head::Stored {
+                bytes: head.content_length.and_then(|bytes| bytes.try_into().ok()).unwrap_or(0),
+                sha256: head.metadata.and_then(|mut metadata| metadata.remove("sha256")).unwrap_or_default(),
+            }),
+            Err(err) => match answered(&err) {
+                Some(404) => Ok(Head::Absent),
+                Some(400..500) => Ok(Head::Denied),
+                _ => Err(verdict(err).doing(format!("asking for {key} in {self}"))),
+            },
+        }
     }
 }
 
@@ -182,7 +208,14 @@ impl fmt::Display for S3 {
 }
 
 fn metadata(dump: &Dump) -> std::collections::HashMap<String, String> {
-    dump.metadata().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    dump.metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+}
+
+/// A few more attempts at one request of an upload in parts: hundreds of them
+/// make one upload, and stores expect a client to ask again ("Retry" in the
+/// best practices of the S3 user guide).
+fn again() -> ExponentialBuilder {
+    ExponentialBuilder::default().with_min_delay(FIRST_RETRY).with_jitter().with_max_times(RETRIES)
 }
 
 /// A part, read from the file as the connection takes it: a chunk at a time is

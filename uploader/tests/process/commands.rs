@@ -55,7 +55,9 @@ fn ls_shows_the_spool_as_a_table_and_as_json() {
     let json: serde_json::Value = serde_json::from_str(&stdout(&node.run(&["ls", "--json"]))).unwrap();
     assert_eq!(json[0]["id"], entry.id().as_str());
     assert_eq!((json[0]["state"].as_str(), json[0]["pod"].as_str()), (Some("ready"), Some("crash")));
-    // Looking at a spool takes no settings.
+    // Looking at a spool takes no credentials, and no store.
+    let poor = node.command(&["ls", "--json"]).env_clear().output().unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&stdout(&poor)).unwrap(), json);
     let spool = node.spool_dir();
     let named = node.command(&["ls", "--json", "--spool", spool.to_str().unwrap()]).output().unwrap();
     assert_eq!(serde_json::from_str::<serde_json::Value>(&stdout(&named)).unwrap(), json);

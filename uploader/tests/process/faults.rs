@@ -11,52 +11,94 @@ use testbed::wait_for;
 
 use crate::spool::{BUCKET, Node, PATIENCE, key, s3};
 
-/// The fault happens to the first request of its kind, and to no other.
-fn once(operation: Operation, fault: Fault) -> impl FnMut(&Request) -> Option<Fault> + Send {
-    let mut fault = Some(fault);
-    move |request| if request.operation() == operation { fault.take() } else { None }
+/// The fault happens to the first requests of its kind, and to no others.
+fn first(operation: Operation, times: usize, fault: Fault) -> impl FnMut(&Request) -> Option<Fault> + Send {
+    let mut left = times;
+    move |request| {
+        if request.operation() != operation || left == 0 {
+            return None;
+        }
+        left -= 1;
+        Some(fault.clone())
+    }
+}
+
+fn answer(status: u16, body: &str) -> Fault {
+    Fault::Answer { status, headers: vec![], body: body.into() }
+}
+
+/// Ships a dump while the first requests of a kind meet a fault. Returns the log.
+fn shipped_in_spite_of(operation: Operation, times: usize, fault: &Fault) -> String {
+    let store = Store::temporary(BUCKET);
+    let node = Node::shipping_to(&store);
+    let large = !matches!(operation, Operation::PutObject | Operation::HeadObject);
+    let entry = node.dump(if large { 11 << 20 } else { 1000 });
+    let bytes = fs::read(node.spool().path(&entry)).unwrap();
+    store.set_faults(first(operation, times, fault.clone()));
+    let daemon = node.start();
+    node.wait_until_empty();
+    assert_eq!(store.objects(BUCKET), [key(&entry)], "{operation:?} {fault:?}");
+    assert!(store.read(BUCKET, &key(&entry)) == bytes, "{operation:?} {fault:?}");
+    assert_eq!(store.open_uploads(), 0, "{operation:?} {fault:?}");
+    daemon.log()
 }
 
 #[test]
 fn whatever_is_wrong_for_a_while_costs_no_dump() {
-    use Operation::{CompleteUpload, CreateUpload, HeadObject, PutObject, UploadPart};
+    use Operation::{CreateUpload, HeadObject, PutObject};
     let cases = [
-        (PutObject, Fault::error(503, "SlowDown")),
-        (PutObject, Fault::error(400, "ExpiredToken")),
-        (PutObject, Fault::error(403, "RequestTimeTooSkewed")),
-        (PutObject, Fault::Disconnect),
-        (PutObject, Fault::LoseAnswer),
-        (PutObject, Fault::Damage { offset: 70 }),
-        (PutObject, Fault::Answer { status: 502, headers: vec![], body: "<html>".into() }),
-        (HeadObject, Fault::error(500, "InternalError")),
-        (CreateUpload, Fault::error(429, "TooManyRequests")),
-        (CreateUpload, Fault::Answer { status: 200, headers: vec![], body: "not XML".into() }),
+        (PutObject, Fault::error(503, "SlowDown"), "503 SlowDown"),
+        (PutObject, Fault::error(400, "ExpiredToken"), "400 ExpiredToken"),
+        (PutObject, Fault::error(403, "RequestTimeTooSkewed"), "the clocks of this node and of the store"),
+        (PutObject, Fault::Disconnect, "error sending request"),
+        (PutObject, Fault::Damage { offset: 70 }, "400 BadDigest"),
+        (PutObject, answer(502, "<html><p>no gateway"), "502 htmlpno gateway"),
+        (PutObject, answer(413, ""), "413 (something before the store"),
+        (HeadObject, Fault::error(500, "InternalError"), "500 "),
+        (CreateUpload, Fault::error(429, "TooManyRequests"), "429 TooManyRequests"),
+        (CreateUpload, answer(200, "not XML"), "502 not XML"),
+        (CreateUpload, answer(200, "<html><head><meta></head>"), "502 html"),
+        (CreateUpload, answer(200, "<InitiateMultipartUploadResult><UploadId>x"), "502 Initiate"),
+    ];
+    for (operation, fault, said) in cases {
+        let log = shipped_in_spite_of(operation, 1, &fault);
+        assert!(log.contains("not uploaded: ") && log.contains(said), "{said} in {log}");
+        assert!(log.contains(&format!("bucket {BUCKET} at http://127.0.0.1:")), "{log}");
+    }
+}
+
+#[test]
+fn a_request_of_many_is_tried_again_before_the_whole_upload_is() {
+    use Operation::{CompleteUpload, UploadPart};
+    let cases = [
         (UploadPart, Fault::Damage { offset: 5_000_000 }),
         (UploadPart, Fault::Disconnect),
         (UploadPart, Fault::error(500, "InternalError")),
+        (UploadPart, answer(200, "")),
         (CompleteUpload, Fault::error(200, "InternalError")),
-        (CompleteUpload, Fault::Answer { status: 200, headers: vec![], body: String::new() }),
-        (CompleteUpload, Fault::LoseAnswer),
+        (CompleteUpload, answer(200, "")),
+        (CompleteUpload, answer(200, "<CompleteMultipartUploadResult><ETag>x")),
         (CompleteUpload, Fault::error(503, "SlowDown")),
     ];
     for (operation, fault) in cases {
-        let store = Store::temporary(BUCKET);
-        let node = Node::shipping_to(&store);
-        let large = !matches!(operation, PutObject | HeadObject);
-        let entry = node.dump(if large { 11 << 20 } else { 1000 });
-        let bytes = fs::read(node.spool().path(&entry)).unwrap();
-        store.set_faults(once(operation, fault.clone()));
-        let daemon = node.start();
-        daemon.wait_for_log("not uploaded");
-        node.wait_until_empty();
-        assert_eq!(store.objects(BUCKET), [key(&entry)], "{operation:?} {fault:?}");
-        assert!(store.read(BUCKET, &key(&entry)) == bytes, "{operation:?} {fault:?}");
-        assert_eq!(store.open_uploads(), 0, "{operation:?} {fault:?}");
-        let log = daemon.log();
-        if let Fault::Damage { .. } = fault {
-            assert!(log.contains("400 BadDigest"), "{log}");
-        }
-        assert!(log.contains(&format!("bucket {BUCKET} at {}", store.endpoint())), "{log}");
+        let log = shipped_in_spite_of(operation, 1, &fault);
+        assert!(!log.contains("not uploaded"), "{operation:?} {fault:?} {log}");
+    }
+}
+
+#[test]
+fn an_upload_in_parts_that_goes_on_failing_is_aborted_and_begun_anew() {
+    for operation in [Operation::UploadPart, Operation::CompleteUpload] {
+        let log = shipped_in_spite_of(operation, 4, &Fault::error(500, "InternalError"));
+        assert!(log.contains("not uploaded: putting"), "{log}");
+    }
+}
+
+#[test]
+fn an_answer_that_was_lost_is_asked_for_and_not_earned_again() {
+    for operation in [Operation::PutObject, Operation::CompleteUpload] {
+        let log = shipped_in_spite_of(operation, 1, &Fault::LoseAnswer);
+        assert!(!log.contains("not uploaded"), "{operation:?} {log}");
     }
 }
 
@@ -123,16 +165,20 @@ fn a_missing_bucket_and_wrong_credentials_are_named_and_cured_without_a_restart(
 }
 
 #[test]
-fn killed_between_put_and_delete_it_puts_the_same_object_again() {
+fn killed_between_put_and_delete_it_finds_the_object_and_does_not_put_it_again() {
     let store = Store::temporary(BUCKET);
     let node = Node::shipping_to(&store);
     let entry = node.dump(1000);
     let bytes = fs::read(node.spool().path(&entry)).unwrap();
-    store.set_faults(|request| (request.operation() == Operation::HeadObject).then_some(Fault::Hang));
-    let daemon = node.start();
-    wait_for("the question after the put", PATIENCE, || {
-        store.requests().iter().any(|request| request.operation() == Operation::HeadObject).then_some(())
+    let mut heads = 0;
+    store.set_faults(move |request| {
+        heads += usize::from(request.operation() == Operation::HeadObject);
+        (heads == 2).then_some(Fault::Hang)
     });
+    let daemon = node.start();
+    let asked =
+        || store.requests().iter().filter(|request| request.operation() == Operation::HeadObject).count();
+    wait_for("the question after the put", PATIENCE, || (asked() == 2).then_some(()));
     daemon.kill();
     assert_eq!(node.states(), [State::Ready]);
     store.clear_faults();
@@ -140,6 +186,40 @@ fn killed_between_put_and_delete_it_puts_the_same_object_again() {
     node.wait_until_empty();
     assert_eq!(store.objects(BUCKET), [key(&entry)]);
     assert!(store.read(BUCKET, &key(&entry)) == bytes);
+    let puts = store.requests().iter().filter(|request| request.operation() == Operation::PutObject).count();
+    assert_eq!(puts, 1);
+}
+
+#[test]
+fn rights_that_do_not_suffice_to_confirm_keep_the_dump_and_say_so() {
+    let store = Store::temporary(BUCKET);
+    let node = Node::shipping_to(&store);
+    node.dump(1000);
+    store.set_faults(|request| (request.operation() == Operation::HeadObject).then(|| answer(403, "")));
+    let daemon = node.start();
+    daemon.wait_for_log("does not allow us to ask whether it has it (HEAD)");
+    assert_eq!(node.states(), [State::Ready]);
+    store.clear_faults();
+    node.wait_until_empty();
+}
+
+#[test]
+fn a_dump_in_trouble_of_its_own_holds_up_no_other() {
+    let store = Store::temporary(BUCKET);
+    let node = Node::shipping_to(&store);
+    let linked = node.dump(10);
+    fs::hard_link(node.spool().path(&linked), node.path("another name")).unwrap();
+    let daemon = node.start();
+    daemon.wait_for_log("is not a plain file");
+    let began = Instant::now();
+    let good = node.dump(10);
+    wait_for("the good one", PATIENCE, || store.objects(BUCKET).contains(&key(&good)).then_some(()));
+    assert!(
+        began.elapsed() < Duration::from_millis(900),
+        "{:?}: nobody waits for the other",
+        began.elapsed()
+    );
+    assert_eq!(store.objects(BUCKET).len(), 1);
 }
 
 #[test]
@@ -188,9 +268,10 @@ fn a_dump_that_is_removed_by_hand_meanwhile_is_no_accident() {
     let store = Store::temporary(BUCKET);
     let node = Node::shipping_to(&store);
     let entry = node.dump(11 << 20);
-    store.set_faults(once(Operation::CreateUpload, Fault::Delay(Duration::from_secs(1))));
+    store.set_faults(first(Operation::CreateUpload, 1, Fault::Delay(Duration::from_secs(1))));
     let daemon = node.start();
-    wait_for("the upload", PATIENCE, || (!store.requests().is_empty()).then_some(()));
+    let begun = |request: &Request| request.operation() == Operation::CreateUpload;
+    wait_for("the upload", PATIENCE, || store.requests().iter().any(begun).then_some(()));
     fs::remove_file(node.spool().path(&entry)).unwrap();
     daemon.wait_for_log("somebody removed it");
     node.dump(10);

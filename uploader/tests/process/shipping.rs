@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::symlink;
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use protocol::spool::{DumpId, Spool, State};
@@ -22,11 +23,12 @@ fn a_small_dump_is_put_in_one_request_confirmed_and_deleted() {
     let bytes = fs::read(node.spool().path(&entry)).unwrap();
     let daemon = node.start();
     node.wait_until_empty();
-    assert_eq!(operations(&store), [Operation::PutObject, Operation::HeadObject]);
+    assert_eq!(operations(&store), [Operation::HeadObject, Operation::PutObject, Operation::HeadObject]);
     assert!(store.read(BUCKET, &key(&entry)) == bytes);
-    let put = &store.requests()[0];
+    let put = &store.requests()[1];
     assert!(put.headers.contains_key("content-md5"), "{put:?}");
     assert_eq!(put.headers["content-length"], bytes.len().to_string().as_str());
+    assert!(!put.headers.contains_key("transfer-encoding"), "S3 wants to know the length beforehand");
     let metadata = store.metadata(BUCKET, &key(&entry));
     let names: Vec<_> = metadata.keys().map(String::as_str).collect();
     assert_eq!(names, ["container", "exe", "id", "namespace", "node", "pod", "sha256", "signal"]);
@@ -44,11 +46,11 @@ fn a_large_dump_is_put_in_parts_and_comes_out_whole() {
     let _daemon = node.start();
     node.wait_until_empty();
     use Operation::{CompleteUpload, CreateUpload, HeadObject, UploadPart};
-    let expected = [CreateUpload, UploadPart, UploadPart, UploadPart, CompleteUpload, HeadObject];
+    let expected = [HeadObject, CreateUpload, UploadPart, UploadPart, UploadPart, CompleteUpload, HeadObject];
     assert_eq!(operations(&store), expected);
     let parts = store.requests();
-    assert!(parts[1..4].iter().all(|part| part.headers.contains_key("content-md5")));
-    assert_eq!(parts[1..4].iter().map(|part| part.body_bytes).sum::<u64>(), bytes.len() as u64);
+    assert!(parts[2..5].iter().all(|part| part.headers.contains_key("content-md5")));
+    assert_eq!(parts[2..5].iter().map(|part| part.body_bytes).sum::<u64>(), bytes.len() as u64);
     assert!(store.read(BUCKET, &key(&entry)) == bytes);
     assert_eq!(store.open_uploads(), 0);
 }
@@ -188,15 +190,36 @@ fn a_spool_that_comes_late_or_goes_away_is_waited_for() {
     let node = Node::shipping_to(&store);
     fs::remove_dir(node.spool_dir()).unwrap();
     let daemon = node.start();
-    daemon.wait_for_log("the spool cannot be used: watching it: No such file or directory");
-    for _ in 0..2 {
+    daemon.wait_for_log("the spool cannot be used as it should: watching it: No such file or directory");
+    for times in 1..3 {
         fs::create_dir(node.spool_dir()).unwrap();
         node.dump(10);
         node.wait_until_empty();
         fs::remove_dir(node.spool_dir()).unwrap();
-        daemon.wait_for_log("the spool cannot be used: it is gone");
+        let gone = || daemon.log().matches("cannot be used as it should: it is gone").count();
+        wait_for("the complaint", PATIENCE, || (gone() == times).then_some(()));
     }
     assert_eq!(store.objects(BUCKET).len(), 2);
+}
+
+#[test]
+fn where_there_is_no_inotify_the_spool_is_listed() {
+    let store = Store::temporary(BUCKET);
+    let node = Node::shipping_to(&store);
+    // A user namespace has a limit of its own: user_namespaces(7).
+    let uploader = node.command(&["run"]);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "sh", "-c"]);
+    command.arg(r#"echo 0 > /proc/sys/user/max_inotify_instances && exec "$0" "$@""#);
+    command.arg(uploader.get_program()).args(uploader.get_args());
+    command.envs(uploader.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let daemon = node.start_as(command);
+    daemon.wait_for_log("the spool cannot be used as it should: watching it: Too many open files");
+    for _ in 0..2 {
+        node.dump(10);
+        node.wait_until_empty();
+    }
+    assert_eq!(daemon.log().matches("cannot be used").count(), 1, "it is said once: {}", daemon.log());
 }
 
 #[test]

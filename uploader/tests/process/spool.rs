@@ -90,7 +90,7 @@ impl Node {
         zip.start_file(format!("{id}/manifest.json"), options).unwrap();
         zip.write_all(MANIFEST.replace("20261122T193101Z-28763-9f3a61c2", id.as_str()).as_bytes()).unwrap();
         zip.finish().unwrap();
-        part.publish(Hint::new([&b"default"[..], b"crash", b"main", b"SIGSEGV"])).unwrap()
+        part.publish(Hint::new([&b"default"[..], b"crash", b"main", b"SIGSEGV"])).unwrap().entry
     }
 
     /// The states of all dumps.
@@ -118,9 +118,14 @@ impl Node {
 
     /// Starts the daemon.
     pub fn start(&self) -> Daemon {
+        self.start_as(self.command(&["run"]))
+    }
+
+    /// Starts the daemon by a command that ends up as one.
+    pub fn start_as(&self, mut command: Command) -> Daemon {
         let log = self.path("log");
         let stderr = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
-        let child = self.command(&["run"]).stdin(Stdio::null()).stderr(stderr).spawn().unwrap();
+        let child = command.stdin(Stdio::null()).stderr(stderr).spawn().unwrap();
         Daemon { child, log }
     }
 }

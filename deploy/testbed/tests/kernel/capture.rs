@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -133,6 +134,19 @@ fn a_core_of_five_gibibytes_goes_through_in_little_memory() {
     println!("a core of 5 GiB: at most {kib} KiB, held for {} ms", manifest.held_ms);
     assert!(kib < 32 << 10, "{kib} KiB");
     unzip_approves(&collecting.node.spool_dir().join(entry.to_string()));
+}
+
+#[test]
+fn a_process_of_a_hundred_thousand_arguments_takes_little_memory_too() {
+    let collecting = Collecting::new("");
+    let mut sh = Command::new("sh");
+    sh.args(["-c", "kill -SEGV $$", "sh"]).args(std::iter::repeat_n("a", 100_000));
+    assert!(sh.status().unwrap().core_dumped());
+    let mut dump = collecting.dump();
+    assert!(dump.manifest().crash.cmdline.unwrap().len() < 10_000);
+    assert!(dump.entry("proc/cmdline").ends_with(&b"a\0".repeat(100_000)));
+    let kib = peak_memory(&mut dump);
+    assert!(kib < 32 << 10, "{kib} KiB");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Method, Url};
+use reqwest::{Method, Url};
 use rusoto_core::ByteStream;
 use rusoto_core::request::{
     DispatchSignedRequest, DispatchSignedRequestFuture, HttpDispatchError, HttpResponse,
@@ -25,7 +25,8 @@ use tokio::time::sleep;
 use crate::config::{Credentials, S3Config};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-/// How long nothing may move, in either direction.
+/// How long no byte of a request may be taken, and after the last of them no
+/// answer given.
 const STALL_DEADLINE: Duration = Duration::from_secs(60);
 /// Putting the parts of a large object together takes minutes, in which the
 /// store says nothing ("CompleteMultipartUpload" in the S3 API reference).
@@ -46,13 +47,9 @@ impl Transport {
     pub fn new(config: S3Config) -> anyhow::Result<Transport> {
         // An error means that there is one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let authorities = match &config.ca_file {
-            Some(file) => authorities(file).with_context(|| format!("reading {}", file.display()))?,
-            None => vec![],
-        };
         let http = reqwest::Client::builder()
             .user_agent(concat!("coredump-uploader/", env!("CARGO_PKG_VERSION")))
-            .tls_certs_merge(authorities)
+            .tls_certs_merge(config.authorities.clone())
             .connect_timeout(CONNECT_DEADLINE)
             // A request is signed for its host: elsewhere it is worth nothing.
             .redirect(Policy::none())
@@ -60,12 +57,6 @@ impl Transport {
             .context("making an HTTP client")?;
         Ok(Transport(Arc::new(Inner { http, config })))
     }
-}
-
-fn authorities(file: &Path) -> anyhow::Result<Vec<Certificate>> {
-    let certificates = Certificate::from_pem_bundle(&fs::read(file)?)?;
-    anyhow::ensure!(!certificates.is_empty(), "there is no certificate in it");
-    Ok(certificates)
 }
 
 impl DispatchSignedRequest for Transport {
@@ -86,7 +77,8 @@ impl Inner {
         request.sign(&credentials(&self.config.credentials)?);
 
         let method = Method::from_bytes(request.method.as_bytes())?;
-        let completes = method == Method::POST && request.params.contains_key("uploadId");
+        let posts = method == Method::POST;
+        let completes = posts && request.params.contains_key("uploadId");
         let deadline = if completes { COMPLETE_DEADLINE } else { STALL_DEADLINE };
         let progress = Arc::new(AtomicU64::new(0));
         let mut http = self.http.request(method, url(&request)?).headers(headers(&request)?);
@@ -111,7 +103,13 @@ impl Inner {
             answer = exchange => answer?,
             () = stalled(&progress, deadline) => bail!("nothing has moved for {} seconds", deadline.as_secs()),
         };
-        answer(if completes { status_of_completion(status, &body) } else { status }, &headers, body)
+        let root = match (posts, completes) {
+            (true, true) => Some("CompleteMultipartUploadResult"),
+            (true, false) => Some("InitiateMultipartUploadResult"),
+            (false, _) => None,
+        };
+        let (status, body) = readable(status, body, root);
+        answer(status, &headers, body)
     }
 
     /// From `host/bucket/key` to `bucket.host/key`, which rusoto cannot do.
@@ -182,20 +180,38 @@ async fn bounded(response: reqwest::Response) -> anyhow::Result<Vec<u8>> {
     Ok(body)
 }
 
-/// The store says 200 before it puts the parts together, and may then say in
-/// the body that it could not; rusoto would take that for a success.
-fn status_of_completion(status: u16, body: &[u8]) -> u16 {
-    let is_error = |body: &str| {
-        let root = body
-            .split('<')
-            .find(|tag| !tag.is_empty() && !tag.trim().is_empty() && !tag.starts_with(['?', '!']));
-        root.is_some_and(|tag| tag.starts_with("Error") && !tag.starts_with("Errors"))
-    };
-    match (status, str::from_utf8(body)) {
-        (200, Ok(body)) if !is_error(body) => 200,
-        (200, _) => 500,
-        (other, _) => other,
+/// What rusoto may be given to read: it never returns from XML that is not
+/// well-formed, and takes any root element for success. A store says 200
+/// before it puts parts together, and may then say in the body that it could
+/// not; a proxy says it to show a page of its own.
+fn readable(status: u16, body: Vec<u8>, root: Option<&str>) -> (u16, Vec<u8>) {
+    let found = root_element(&body);
+    match (status, root) {
+        (200..300, Some(root)) if found.as_deref() != Some(root) => (502, error_of(&found, body)),
+        (200..300, _) => (status, body),
+        _ => (status, error_of(&found, body)),
     }
+}
+
+/// The name of the root element, if the whole text is well-formed XML.
+fn root_element(xml: &[u8]) -> Option<String> {
+    let mut root = None;
+    for event in xml::EventReader::new(xml) {
+        if let xml::reader::XmlEvent::StartElement { name, .. } = event.ok()? {
+            root.get_or_insert(name.local_name);
+        }
+    }
+    root
+}
+
+/// An error as S3 would say it, of whatever was said instead.
+fn error_of(root: &Option<String>, body: Vec<u8>) -> Vec<u8> {
+    if body.is_empty() || root.as_deref() == Some("Error") {
+        return body;
+    }
+    let said: String =
+        String::from_utf8_lossy(&body).chars().take(200).filter(|c| !"<>&".contains(*c)).collect();
+    format!("<Error><Message>{}</Message></Error>", said.escape_debug()).into_bytes()
 }
 
 fn answer(status: u16, headers: &HeaderMap, body: Vec<u8>) -> anyhow::Result<HttpResponse> {
@@ -229,16 +245,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_in_a_200_is_an_error() {
+    fn only_the_answer_that_was_asked_for_is_a_success() {
+        let root = "CompleteMultipartUploadResult";
         let head = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n  \n";
-        let status = |body: &str| status_of_completion(200, format!("{head}{body}").as_bytes());
+        let status = |body: &str| readable(200, format!("{head}{body}").into_bytes(), Some(root)).0;
         assert_eq!(
             status("<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>"),
             200
         );
-        assert_eq!(status("<Error><Code>InternalError</Code></Error>"), 500);
-        assert_eq!(status_of_completion(200, b"<Error/>"), 500);
-        assert_eq!(status_of_completion(403, b"<Error/>"), 403);
+        for wrong in [
+            "<Error><Code>InternalError</Code></Error>",
+            "<CompleteMultipartUploadResult><ETag>x</ETag>",
+            "<html><head><meta></head></html>",
+            "",
+        ] {
+            assert_eq!(status(wrong), 502, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_error_that_cannot_be_read_is_told_as_it_stands() {
+        let told = |body: &str| String::from_utf8(readable(503, body.into(), None).1).unwrap();
+        assert_eq!(told("<Error><Code>SlowDown</Code></Error>"), "<Error><Code>SlowDown</Code></Error>");
+        assert_eq!(told("<html><p>busy"), "<Error><Message>htmlpbusy</Message></Error>");
+        assert_eq!(told(""), "");
     }
 
     #[tokio::test(start_paused = true)]

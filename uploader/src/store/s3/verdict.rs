@@ -9,12 +9,10 @@ use super::super::PutError;
 
 /// Codes that condemn the dump: "Error responses" in the S3 API reference.
 /// Whatever is not on this list may be cured without touching the dump, by
-/// time, the operator or the store's, so the dump waits.
+/// time, the operator or the store's, so the dump waits. A bare 413 is not on
+/// it: that is what a proxy in front of the store says, and a person can raise
+/// its limit.
 const CONDEMNING: [&str; 4] = ["EntityTooLarge", "KeyTooLongError", "MetadataTooLarge", "InvalidObjectName"];
-/// As above, for stores that say nothing more (RFC 9110, sections 15.5.14 and
-/// 15.5.15: content too large, URI too long).
-const CONDEMNING_STATUS: [u16; 2] = [413, 414];
-
 /// What a person may do about codes that do not speak for themselves.
 const REMARKS: [(&str, &str); 5] = [
     ("RequestTimeTooSkewed", "the clocks of this node and of the store differ too much"),
@@ -35,9 +33,19 @@ pub fn verdict<E: Error + Send + Sync + 'static>(err: RusotoError<E>) -> PutErro
     let said: Vec<_> = said.into_iter().flatten().filter(|text| !text.is_empty()).collect();
     let said = if said.is_empty() { status_text(status).to_owned() } else { said.join(": ") };
     let err = anyhow!("{status} {}", said.escape_debug());
-    match CONDEMNING.contains(&code) || CONDEMNING_STATUS.contains(&status) {
+    match CONDEMNING.contains(&code) {
         true => PutError::Never(err),
         false => PutError::Later(err),
+    }
+}
+
+/// The status of the answer, if there was one.
+pub fn answered<E>(err: &RusotoError<E>) -> Option<u16> {
+    match err {
+        RusotoError::Unknown(response) => Some(response.status.as_u16()),
+        // The one error of these requests that rusoto has a type for.
+        RusotoError::Service(_) => Some(404),
+        _ => None,
     }
 }
 
@@ -46,6 +54,7 @@ fn status_text(status: u16) -> &'static str {
     match status {
         403 => "(the store does not allow it: credentials or rights)",
         404 => "(there is no such bucket or object)",
+        413 => "(something before the store has a limit on the size of requests; smaller parts may fit)",
         _ => "(the store said no more)",
     }
 }
@@ -90,12 +99,11 @@ mod tests {
             (404, "NoSuchBucket"),
             (301, "PermanentRedirect"),
             (400, "SomethingNew"),
+            (413, ""),
         ] {
             assert!(matches!(judged(status, &error(code)), PutError::Later(_)), "{code}");
         }
-        for (status, code) in
-            [(400, "EntityTooLarge"), (400, "KeyTooLongError"), (413, ""), (400, "MetadataTooLarge")]
-        {
+        for (status, code) in [(400, "EntityTooLarge"), (400, "KeyTooLongError"), (400, "MetadataTooLarge")] {
             assert!(matches!(judged(status, &error(code)), PutError::Never(_)), "{code}");
         }
     }
