@@ -9,6 +9,7 @@ need() { # COMMAND PACKAGE
 need cc gcc
 need curl curl          # asks the store of the tests questions that no client of ours would
 need gdb gdb            # opens a core the way its reader will
+need pkill procps        # lets the store of the demo die
 need shellcheck shellcheck
 need strace strace      # kills the installer at each of its system calls
 need unzip unzip        # opens a dump the way its reader will

@@ -247,6 +247,25 @@ mod tests {
         assert!(patience.failed() <= 2 * FIRST_DELAY);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn only_trouble_with_the_store_makes_all_dumps_wait() {
+        let store = crate::store::open(crate::config::StoreConfig::Dir("/nowhere".into())).unwrap();
+        let uploader = Uploader::new(Spool::at("/nowhere"), store, Default::default(), 1);
+        let mut daemon = Daemon::new(uploader, 1);
+        let entry = Entry::parse("20261122T193101Z-1-00000000.zip").unwrap();
+        let mut finish = |result| {
+            daemon.finish(Ok((entry.clone(), result)));
+            daemon.store.until > Instant::now()
+        };
+        let trouble = || anyhow::anyhow!("trouble");
+        assert!(!finish(Err(Trouble::Dump(trouble()))));
+        assert!(finish(Err(Trouble::Store(trouble()))));
+        assert!(finish(Ok(Fate::Gone)), "the store was not asked");
+        assert!(!finish(Ok(Fate::Stored)));
+        assert_eq!(daemon.progress.failures[entry.id()], 2);
+        assert!(daemon.progress.resting.contains_key(entry.id()));
+    }
+
     #[tokio::test]
     async fn no_two_nodes_come_back_at_the_same_time() {
         let delays: std::collections::BTreeSet<_> = (0..50).map(|_| Patience::new().delays.next()).collect();

