@@ -13,34 +13,32 @@ fi
 
 bin=${CARGO_TARGET_DIR:-target}/debug
 pattern=/proc/sys/kernel/core_pattern
-before=$(cat $pattern)
-# Below /opt, since the kernel has to execute the composer there and /tmp is
-# often mounted noexec; short, since core_pattern has 127 bytes.
-base=$(mktemp -d /opt/coredump-demo.XXXXXX)
+base=
 installed=
 store=
 uploader=
 
 finish() {
     status=$?
-    trap '' INT TERM
+    trap '' HUP INT QUIT PIPE TERM
     set +e
     # shellcheck disable=SC2086
     [ -z "$uploader$store" ] || kill $uploader $store 2>/dev/null
     # shellcheck disable=SC2086
     [ -z "$uploader$store" ] || wait $uploader $store 2>/dev/null
+    [ -n "$base" ] || exit $status
     if [ -n "$installed" ] && ! dist/installer --config "$base/installer.yaml" uninstall >"$base/uninstall.log" 2>&1; then
         cat "$base/uninstall.log" >&2
         keep "the host could not be given back what it had; mend that and run: \
 dist/installer --config $base/installer.yaml uninstall"
     elif [ "$(cat $pattern)" != "$before" ]; then
         keep "kernel.core_pattern is $(cat $pattern) and was $before: somebody else has set it meanwhile"
-    elif [ $status = 0 ] && spooled; then
-        keep "somebody else's process crashed meanwhile; its dump is in $base/spool"
+    elif [ -n "$(others)" ]; then
+        keep "something else crashed meanwhile; what there is of it: $(others)"
     else
         rm -rf "$base"
+        say "the host is as it was: kernel.core_pattern = $before"
     fi
-    [ -d "$base" ] || say "the host is as it was: kernel.core_pattern = $before"
     exit $status
 }
 keep() { # WHY
@@ -48,8 +46,22 @@ keep() { # WHY
     status=1
 }
 trap finish EXIT
+trap 'exit 129' HUP
 trap 'exit 130' INT
+trap 'exit 131' QUIT
+trap 'exit 141' PIPE
 trap 'exit 143' TERM
+
+# A second demo would take the first one's settings for the host's own.
+exec 9</opt
+if ! flock -n 9; then
+    echo 'another demo is running' >&2
+    exit 1
+fi
+before=$(cat $pattern)
+# Below /opt, since the kernel has to execute the composer there and /tmp is
+# often mounted noexec; short, since core_pattern has 127 bytes.
+base=$(mktemp -d /opt/coredump-demo.XXXXXX)
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
@@ -58,13 +70,19 @@ wait_for() { # WHAT COMMAND...
     shift
     for _ in $(seq 300); do
         if "$@"; then return; fi
-        kill -0 $store 2>/dev/null || { cat "$base/store.log" >&2; echo "the store has died" >&2; exit 1; }
+        alive $store || { cat "$base/store.log" >&2; echo "the store has died" >&2; exit 1; }
         sleep 0.1
     done
     echo "no $what within 30 seconds" >&2
     exit 1
 }
-spooled() { [ -n "$(find "$base/spool" -name '*.zip' 2>/dev/null)" ]; }
+alive() { # PID; one that nobody has waited for yet is a Z
+    case $(cut -d ' ' -f 3 "/proc/$1/stat" 2>/dev/null) in '' | Z) return 1 ;; esac
+}
+others() {
+    [ ! -d "$base/spool" ] ||
+        find "$base/spool" -type f ! -name 'crashes.jsonl' ! -name '*_crasher_SIGSEGV.zip'
+}
 ready() { [ -n "$(find "$base/spool" -name '*_crasher_SIGSEGV.zip')" ]; }
 shipped() { [ -n "$(find "$base/store/dumps" -name "$id.zip")" ] && [ ! -e "$base/spool/$dump" ]; }
 

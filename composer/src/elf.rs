@@ -272,6 +272,20 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_is_not_right_behind_the_header_is_found() {
+        let mut core = core(true, false, &[100, 200]);
+        core.splice(64..64, [0xff; 1000]);
+        core[32..40].copy_from_slice(&1064u64.to_le_bytes());
+        for piece in [1, 7, 64, 5000] {
+            let pieces: Vec<_> = core.chunks(piece).collect();
+            // The offsets in it are still those of before.
+            assert_eq!(extent(&pieces).expected_bytes(), Some(core.len() as u64 - 300), "{piece}");
+        }
+        core[32..40].copy_from_slice(&63u64.to_le_bytes());
+        assert!(extent(&[&core]).is_foreign(), "it would overlap the header");
+    }
+
+    #[test]
     fn what_is_no_elf_is_foreign() {
         assert!(extent(&[b"not an ELF file at all"]).is_foreign());
         assert!(extent(&[b"\x7fELF\x07\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"]).is_foreign());

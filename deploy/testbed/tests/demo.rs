@@ -58,29 +58,44 @@ fn it_shows_a_crash_becoming_an_object_and_leaves_the_host_as_it_was() {
 
 #[test]
 fn broken_off_it_leaves_the_host_as_it_was() {
-    // Ctrl-C goes to the whole group, a kill to the shell alone, and a store
-    // that dies is a failure half-way.
-    let ctrl_c = |group: Pid| killpg(group, Signal::SIGINT).expect("Ctrl-C");
-    let terminate = |shell: Pid| kill(shell, Signal::SIGTERM).expect("SIGTERM");
-    let kill_store = |group: Pid| {
-        let group = group.to_string();
-        let pkill = Command::new("pkill").args(["-KILL", "-g", &group, "dev-store"]).status();
-        assert!(pkill.expect("pkill").success());
-    };
-    let ways: [&dyn Fn(Pid); 3] = [&ctrl_c, &terminate, &kill_store];
-    for break_off in ways {
+    // Ctrl-C and a lost terminal go to the whole group, a kill to the shell
+    // alone; a store that dies is a failure half-way.
+    type Way = fn(&mut Child);
+    let ways: [(&str, Way); 5] = [
+        ("Ctrl-C", |demo| killpg(group(demo), Signal::SIGINT).expect("Ctrl-C")),
+        ("a lost terminal", |demo| killpg(group(demo), Signal::SIGHUP).expect("SIGHUP")),
+        ("a kill", |demo| kill(group(demo), Signal::SIGTERM).expect("SIGTERM")),
+        ("nobody to read it", |demo| drop(demo.stdout.take())),
+        ("a store that dies", |demo| assert!(signal_store(demo, "KILL"))),
+    ];
+    for (way, break_off) in ways {
         let kernel = Kernel::lock();
         let before = Sysctl::ALL.map(Sysctl::read);
         let mut demo = start();
-        let group = demo.id();
+        // Without its store it cannot come to its end before it is broken off.
+        let listening = |dir: &PathBuf| dir.join("endpoint").exists();
+        wait_for("the store", PATIENCE, || leftovers().iter().any(listening).then_some(()));
+        assert!(signal_store(&demo, "STOP"));
         wait_for("the demo to install", PATIENCE, || (Sysctl::ALL.map(Sysctl::read) != before).then_some(()));
-        break_off(Pid::from_raw(group as i32));
+        break_off(&mut demo);
+        let _ = signal_store(&demo, "CONT");
         let ended = wait_for("its end", PATIENCE, || demo.try_wait().expect("the demo"));
-        let output = demo.wait_with_output().expect("what it said");
-        assert!(!ended.success(), "{}", said(&output));
-        assert_eq!(Sysctl::ALL.map(Sysctl::read), before, "{}", said(&output));
-        assert!(leftovers().is_empty(), "{:?}", leftovers());
+        let group = demo.id();
+        let said = said(&demo.wait_with_output().expect("what it said"));
+        assert!(!ended.success(), "{way}: {said}");
+        assert_eq!(Sysctl::ALL.map(Sysctl::read), before, "{way}: {said}");
+        assert!(leftovers().is_empty(), "{way}: {said}");
         wait_for("its processes to end", PATIENCE, || (!processes_of(group)).then_some(()));
         drop(kernel);
     }
+}
+
+fn group(demo: &Child) -> Pid {
+    Pid::from_raw(demo.id() as i32)
+}
+
+fn signal_store(demo: &Child, signal: &str) -> bool {
+    let mut pkill = Command::new("pkill");
+    pkill.arg(format!("-{signal}")).args(["-g", &demo.id().to_string(), "dev-store"]);
+    pkill.status().expect("pkill").success()
 }

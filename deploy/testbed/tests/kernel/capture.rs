@@ -3,13 +3,14 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
+use protocol::host::DEFAULT_SPOOL_DIR;
 use protocol::journal::{Line, Outcome};
 use protocol::manifest::Truncation;
-use protocol::spool::{Spool, State};
+use protocol::spool::{Found, Spool, State};
 use testbed::elf;
 use testbed::kernel::Sysctl;
 use testbed::memory::{Fill, Memory};
@@ -17,7 +18,7 @@ use testbed::node::{self, Dump};
 use testbed::wait_for;
 
 use crate::crash::Crasher;
-use crate::{Collecting, PATIENCE, kernel_log, peak_memory, unzip_approves};
+use crate::{Collecting, Mounted, PATIENCE, kernel_log, peak_memory, unzip_approves};
 
 #[test]
 fn a_dump_has_every_byte_of_the_crash_and_says_whose_it_is() {
@@ -86,6 +87,7 @@ fn what_a_plain_file_would_hold_is_what_the_dump_holds() {
     // and all that is mapped is compared.
     let collecting = Collecting::new("");
     let dir = tempfile::tempdir_in("/tmp").unwrap();
+    collecting.kernel.set(Sysctl::CoreUsesPid, "0");
     let pattern = Sysctl::CorePattern.read();
     let plain = dir.path().join("plain");
     let twins = Command::new("/usr/bin/env")
@@ -231,22 +233,6 @@ fn a_pattern_without_a_pidfd_still_tells_whose_crash_it_is() {
     assert!(manifest.crash.exe.is_some());
 }
 
-/// A file system of its own for the spool, as small or as read-only as asked.
-struct Mounted<'a>(&'a Path);
-
-impl Mounted<'_> {
-    fn tmpfs<'a>(at: &'a Path, options: &str) -> Mounted<'a> {
-        node::run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "spool"]).arg(at));
-        Mounted(at)
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_leaves_a_part_and_a_reason() {
     let collecting = Collecting::new("");
@@ -280,38 +266,54 @@ fn a_spool_that_cannot_be_written_to_is_said_to_be_so_by_all() {
     assert!(said.contains("cannot be written to: EROFS"), "{said}");
 }
 
+/// The spool of an installation without settings, on this very machine.
+struct DefaultSpool {
+    spool: Spool,
+    made: Vec<PathBuf>,
+}
+
+impl DefaultSpool {
+    fn new() -> DefaultSpool {
+        let dir = Path::new(DEFAULT_SPOOL_DIR);
+        let made = dir.ancestors().filter(|dir| !dir.exists()).map(Path::to_owned).collect();
+        DefaultSpool { spool: Spool::at(dir), made }
+    }
+}
+
+impl Drop for DefaultSpool {
+    fn drop(&mut self) {
+        if let Some(spool) = self.made.first() {
+            let _ = fs::remove_file(spool.join("crashes.jsonl"));
+        }
+        // Each only if it is empty: whatever else is there is somebody's.
+        self.made.iter().for_each(|dir| drop(fs::remove_dir(dir)));
+    }
+}
+
 #[test]
 fn without_its_settings_the_composer_takes_the_defaults_and_says_so() {
     let collecting = Collecting::new("");
     fs::remove_file(collecting.node.host_dir().join("composer.yaml")).unwrap();
-    let spool = Path::new(protocol::host::DEFAULT_SPOOL_DIR);
-    let made: Vec<_> = spool.ancestors().filter(|dir| !dir.exists()).collect();
+    let DefaultSpool { spool, made } = &DefaultSpool::new();
     if !made.is_empty() {
-        let crasher = Crasher::start(["--heap-mb", "1"]);
-        crasher.crash();
-        wait_for("the reason in the kernel's log", PATIENCE, || {
-            kernel_log()
-                .contains(&format!("opening the spool {}: No such file", spool.display()))
-                .then_some(())
-        });
-        fs::create_dir_all(spool).unwrap();
+        Crasher::start(["--heap-mb", "1"]).crash();
+        let reason = format!("opening the spool {DEFAULT_SPOOL_DIR}: No such file");
+        wait_for("the reason in the kernel's log", PATIENCE, || kernel_log().contains(&reason).then_some(()));
+        fs::create_dir_all(spool.dir()).unwrap();
     }
     let crasher = Crasher::start(["--heap-mb", "1"]);
     let pid = format!("-{}-", crasher.pid);
     crasher.crash();
-    let found = wait_for("a dump in the default spool", PATIENCE, || {
-        let found = Spool::open(spool).unwrap().list().unwrap();
-        found
-            .into_iter()
-            .find(|found| found.entry.state() == State::Ready && found.entry.id().as_str().contains(&pid))
-    });
-    let file = spool.join(found.entry.to_string());
+    let ours =
+        |found: &Found| found.entry.state() == State::Ready && found.entry.id().as_str().contains(&pid);
+    let found =
+        wait_for("a dump in the default spool", PATIENCE, || spool.list().unwrap().into_iter().find(ours));
+    let file = spool.path(&found.entry);
     let problems = Dump::open(&file).manifest().problems;
     fs::remove_file(file).unwrap();
-    if !made.is_empty() {
-        wait_for("the journal", PATIENCE, || fs::remove_file(spool.join("crashes.jsonl")).ok());
-        made.iter().for_each(|dir| fs::remove_dir(dir).unwrap());
-    }
+    wait_for("the journal", PATIENCE, || {
+        fs::exists(spool.dir().join("crashes.jsonl")).unwrap().then_some(())
+    });
     assert!(problems.len() == 1 && problems[0].contains("composer.yaml: No such file"), "{problems:?}");
     assert!(collecting.node.dumps(State::Ready).is_empty());
 }

@@ -5,6 +5,10 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use testbed::wait_for;
+
+use crate::PATIENCE;
+
 /// A process that waits to crash.
 pub struct Crasher {
     child: Child,
@@ -49,9 +53,11 @@ impl Crasher {
         self.child.kill().expect("killing the crasher");
     }
 
-    /// Lets it crash if it has not yet, and waits for its end.
+    /// Lets it crash if it has not yet, and waits for its end, which is when the
+    /// composer has let it go.
     pub fn end(mut self) -> ExitStatus {
-        self.child.wait().expect("waiting for the crasher")
+        self.let_go();
+        wait_for("the end of the crasher", PATIENCE, || self.child.try_wait().expect("the crasher"))
     }
 
     /// Lets it crash, and makes sure that it did and that the kernel dumped it.

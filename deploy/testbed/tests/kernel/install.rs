@@ -3,15 +3,18 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::symlink;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use protocol::spool::State;
 use testbed::kernel::{Kernel, Sysctl};
 use testbed::node::{self, Node};
 use testbed::wait_for;
 
 use crate::crash::Crasher;
-use crate::{Collecting, PATIENCE};
+use crate::{Collecting, Mounted, PATIENCE, Running};
 
 fn output(command: &mut Command) -> (bool, String) {
     let output = command.output().unwrap();
@@ -21,8 +24,8 @@ fn output(command: &mut Command) -> (bool, String) {
 
 #[test]
 fn uninstalling_gives_the_kernel_back_what_it_had() {
-    let kernel = Kernel::lock();
     let node = Node::new("suid_dumpable: 2\n");
+    let kernel = Kernel::lock();
     kernel.set(Sysctl::CorePattern, "/var/crash/core.%e.%p");
     kernel.set(Sysctl::CorePipeLimit, "7");
     let before = Sysctl::ALL.map(Sysctl::read);
@@ -39,30 +42,38 @@ fn uninstalling_gives_the_kernel_back_what_it_had() {
 
 #[test]
 fn run_takes_the_kernel_back_within_ten_seconds_and_leaves_it_collecting() {
-    let kernel = Kernel::lock();
     let node = Node::new("");
-    let mut run = node.installer(["run"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let kernel = Kernel::lock();
+    let run = Running::start(node.installer(["run"]));
     let ours = format!("|{}/composer ", node.host_dir().display());
     let collecting = || Sysctl::CorePattern.read().starts_with(&ours).then_some(());
     wait_for("the installer", PATIENCE, collecting);
     kernel.set(Sysctl::CorePattern, "|/usr/lib/systemd/systemd-coredump %P");
     fs::remove_file(node.host_dir().join("composer")).unwrap();
     let repaired = || collecting().filter(|()| node.host_dir().join("composer").exists());
-    wait_for("the repair", std::time::Duration::from_secs(10), repaired);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(run.id() as i32), nix::sys::signal::Signal::SIGTERM)
-        .unwrap();
-    let mut said = String::new();
-    std::io::Read::read_to_string(&mut run.stderr.take().unwrap(), &mut said).unwrap();
-    assert!(run.wait().unwrap().success());
+    wait_for("the repair", Duration::from_secs(10), repaired);
+    let said = run.terminate();
     assert!(said.contains("|/usr/lib/systemd/systemd-coredump %P"), "{said}");
     Crasher::start(["--heap-mb", "1"]).crash();
     node.wait_for_ready(1, PATIENCE);
 }
 
+/// The composer of a node that is at work.
+fn composer_at_work(node: &Node) -> Option<Pid> {
+    let composer = node.host_dir().join("composer");
+    let mut pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let entry = entry.ok()?;
+        let exe = fs::read_link(entry.path().join("exe")).ok()?;
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        exe.starts_with(&composer).then_some(Pid::from_raw(pid))
+    });
+    pids.next()
+}
+
 #[test]
 fn a_composer_is_replaced_while_it_runs_and_both_do_their_work() {
-    let kernel = Kernel::lock();
     let node = Node::new("");
+    let _kernel = Kernel::lock();
     // An earlier release: the same installer, beside a composer of other bytes.
     let earlier = tempfile::tempdir_in("/tmp").unwrap();
     let dist = node::dist().canonicalize().unwrap();
@@ -74,19 +85,23 @@ fn a_composer_is_replaced_while_it_runs_and_both_do_their_work() {
     let mut install = Command::new(earlier.path().join("installer"));
     node::run(install.arg("install").arg("--config").arg(node.installer_yaml()));
 
-    let mut crasher = Crasher::start(["--heap-mb", "512", "--fill", "random"]);
+    let mut crasher = Crasher::start(["--heap-mb", "256", "--fill", "random"]);
     crasher.let_go();
-    wait_for("a composer at work", PATIENCE, || node.dumps(State::Part).pop());
+    let at_work = wait_for("a composer at work", PATIENCE, || {
+        node.dumps(State::Part).pop().and_then(|_| composer_at_work(&node))
+    });
+    // So that it cannot be done before it has been replaced.
+    kill(at_work, Signal::SIGSTOP).unwrap();
     let (done, said) = output(&mut node.installer(["install"]));
     assert!(done && said.contains("put our composer into place"), "{said}");
     assert_eq!(node.dumps(State::Part).len(), 1, "it was still running");
     assert_eq!(fs::read(node.host_dir().join("composer")).unwrap(), fs::read(dist.join("composer")).unwrap());
     Crasher::start(["--heap-mb", "1"]).crash();
+    kill(at_work, Signal::SIGCONT).unwrap();
     crasher.crash();
     for entry in node.wait_for_ready(2, PATIENCE) {
         assert_eq!(node.open(&entry).manifest().core.truncated, None);
     }
-    drop(kernel);
 }
 
 #[test]
@@ -99,9 +114,10 @@ fn the_self_test_passes_where_crashes_are_collected_and_says_why_not_elsewhere()
 
     // A composer that the kernel cannot start, though it looks right to all
     // who only look.
-    fs::remove_dir_all(node.spool_dir()).unwrap();
+    let host_dir = node.host_dir();
+    let _noexec = Mounted::bind(&host_dir, "noexec");
     let (passed, said) = output(&mut node.installer(["self-test"]));
-    assert!(!passed && said.contains("spool"), "{said}");
+    assert!(!passed && said.contains("the kernel dumped no core"), "{said}");
 }
 
 #[test]

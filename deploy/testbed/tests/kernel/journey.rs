@@ -1,17 +1,14 @@
 //! All of it: from a crash to an object.
 
 use std::fs;
-use std::process::Stdio;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use protocol::spool::State;
 use testbed::node::Dump;
 use testbed::store::{Operation, Store};
 use testbed::wait_for;
 
 use crate::crash::Crasher;
-use crate::{Collecting, PATIENCE, unzip_approves};
+use crate::{Collecting, PATIENCE, Running, unzip_approves};
 
 #[test]
 fn a_crash_becomes_a_verified_object_and_the_local_dump_goes() {
@@ -19,14 +16,13 @@ fn a_crash_becomes_a_verified_object_and_the_local_dump_goes() {
     let collecting = Collecting::new("");
     let node = &collecting.node;
     node.upload_to(&store, "dumps", "");
-    let mut uploader = node.uploader(["run"]).stderr(Stdio::null()).spawn().unwrap();
+    let uploader = Running::start(node.uploader(["run"]));
     let crasher = Crasher::start(["--heap-mb", "40", "--fill", "random"]);
     let pid = crasher.pid;
     crasher.crash();
     let key = wait_for("an object", PATIENCE, || store.objects("dumps").pop());
     wait_for("the local dump to go", PATIENCE, || node.dumps(State::Ready).is_empty().then_some(()));
-    kill(Pid::from_raw(uploader.id() as i32), Signal::SIGTERM).unwrap();
-    assert!(uploader.wait().unwrap().success());
+    assert!(uploader.terminate().contains("uploaded dump="));
 
     let object = store.path("dumps", &key);
     unzip_approves(&object);

@@ -14,11 +14,14 @@ use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use testbed::kernel::Kernel;
 use testbed::node::{self, Dump, Node};
+use testbed::wait_for;
 
 /// For things that take a moment, on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,6 +45,62 @@ impl Collecting {
         let ready = self.node.wait_for_ready(1, PATIENCE);
         let [entry] = &ready[..] else { panic!("{ready:?}") };
         self.node.open(entry)
+    }
+}
+
+/// A daemon, that ends with its test however that ends.
+struct Running(Child);
+
+impl Running {
+    fn start(mut command: Command) -> Running {
+        let mut mortal = Command::new("setpriv");
+        mortal.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
+        mortal.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command = mortal;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        Running(child.expect("starting a daemon"))
+    }
+
+    /// Asks it to end, and returns what it said, if it ended well.
+    fn terminate(mut self) -> String {
+        kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM).expect("SIGTERM");
+        let ended = wait_for("a daemon to end", PATIENCE, || self.0.try_wait().expect("the daemon"));
+        let mut said = String::new();
+        self.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("it is text");
+        assert!(ended.success(), "{said}");
+        said
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A mount that goes with its test.
+struct Mounted<'a>(&'a Path);
+
+impl Mounted<'_> {
+    /// A file system of its own, as small or as read-only as asked.
+    fn tmpfs<'a>(at: &'a Path, options: &str) -> Mounted<'a> {
+        node::run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at));
+        Mounted(at)
+    }
+
+    /// The same directory, with other options.
+    fn bind<'a>(at: &'a Path, options: &str) -> Mounted<'a> {
+        node::run(Command::new("mount").arg("--bind").args([at, at]));
+        let mounted = Mounted(at);
+        node::run(Command::new("mount").args(["-o", &format!("remount,bind,{options}")]).arg(at));
+        mounted
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
     }
 }
 
