@@ -110,7 +110,7 @@ dist/installer --config "$base/installer.yaml" install
 dist/installer --config "$base/installer.yaml" status
 
 say "a process crashes"
-"$bin/crasher" --heap-mb 5 --signal SEGV || true
+"$bin/crasher" --heap-mb 5 --signal SEGV >/dev/null || true
 wait_for "dump" ready
 
 say "its dump is in the spool"

@@ -123,6 +123,25 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_that_was_rotated_meanwhile_is_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        let rotator = spool.append(FILE_NAME).unwrap();
+        rotator.lock().unwrap();
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| append(&spool, &line(1)).unwrap());
+            // However long it has been waiting for the lock by now.
+            thread::yield_now();
+            fs::rename(dir.path().join(FILE_NAME), dir.path().join(PREVIOUS)).unwrap();
+            drop(spool.append(FILE_NAME).unwrap());
+            drop(rotator);
+            writer.join().unwrap();
+        });
+        assert_eq!(read(dir.path(), FILE_NAME), [line(1)]);
+        assert!(read(dir.path(), PREVIOUS).is_empty());
+    }
+
+    #[test]
     fn half_a_line_costs_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path()).unwrap();

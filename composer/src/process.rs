@@ -217,6 +217,23 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_kept_up_to_its_limit_and_an_empty_one_only_if_it_may_be_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = File::open(dir.path()).unwrap();
+        let mut said = Vec::new();
+        let mut read = |name: &str, content: &str, limit| {
+            fs::write(dir.path().join(name), content).unwrap();
+            read_file(&opened, name, limit, &mut |what| said.push(what))
+        };
+        assert_eq!(read("maps", "12345", 5), Section::Present(b"12345".to_vec()));
+        assert_eq!(read("maps", "123456", 5), Section::Present(b"12345".to_vec()));
+        assert_eq!(read("limits", "", 5), Section::Present(vec![]));
+        assert!(matches!(read("maps", "", 5), Section::Missing { reason } if reason.contains("no memory")));
+        assert_eq!(said, ["proc/maps is longer than the 5 bytes that were kept"]);
+        assert!(matches!(read_file(&opened, "no", 5, &mut |_| {}), Section::Missing { .. }));
+    }
+
+    #[test]
     fn identity_is_what_the_kernel_says() {
         assert_eq!(identified(7, "7"), Ok(()));
         assert!(identified(7, "-1").unwrap_err().contains("was gone"));
