@@ -323,6 +323,70 @@ mod tests {
     }
 
     #[test]
+    fn each_mistake_is_named() {
+        let s3 = |more: &str| format!("store: {{s3: {{bucket: dumps, {more}}}}}");
+        let bucket = |name: &str| format!("store: {{s3: {{bucket: {name}}}}}");
+        let long = format!("prefix: {}", "x".repeat(MAX_PREFIX + 1));
+        for (yaml, key) in [
+            (bucket("ab"), "store.s3.bucket"),
+            (bucket("a..b"), "store.s3.bucket"),
+            (bucket("-ab"), "store.s3.bucket"),
+            (bucket("ab."), "store.s3.bucket"),
+            (bucket("under_score"), "store.s3.bucket"),
+            (bucket("[]"), "store.s3.bucket"),
+            (s3("prefix: a/../b"), "store.s3.prefix"),
+            (s3("prefix: ./b"), "store.s3.prefix"),
+            (s3("prefix: \"a\\nb\""), "store.s3.prefix"),
+            (s3(&long), "store.s3.prefix"),
+            (s3("endpoint: s3.example"), "store.s3.endpoint"),
+            (s3("endpoint: 'https://'"), "store.s3.endpoint"),
+            (s3("endpoint: 'https://host/path'"), "store.s3.endpoint"),
+            (s3("endpoint: 'https://user@host'"), "store.s3.endpoint"),
+            (s3("access_key_id_file: /id"), "store.s3.secret_access_key_file"),
+            (s3("secret_access_key_file: /secret"), "store.s3.access_key_id_file"),
+            ("store: {dir: {path: relative}}".to_owned(), "store.dir.path"),
+            ("store: {dir: {path: /x}}\nparallel: 33".to_owned(), "parallel"),
+            ("store: {dir: {path: /x}}\npart_size: 6GiB".to_owned(), "part_size"),
+            ("store: {dir: {path: /x}}\ngrace: -1s".to_owned(), "grace"),
+            ("store: {dir: {path: /x}}\nkey: '{x}'".to_owned(), "key"),
+        ] {
+            let problems = Config::read(&yaml, &with_keys).unwrap_err();
+            assert_eq!(problems.len(), 1, "{yaml}: {problems:?}");
+            assert!(problems[0].starts_with(&format!("{key}: ")), "{yaml}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_is_what_is_meant() {
+        let pem = certificate();
+        let yaml = format!(
+            "spool_dir: /s\nstore: {{s3: {{bucket: dumps, prefix: /a/b/, endpoint: 'http://h:1/', region: eu-de, \
+             path_style: true, ca_file: {}, access_key_id_file: /id, secret_access_key_file: /secret}}}}\n\
+             key: '{{id}}'\nparallel: 32\npart_size: 5GiB\ngrace: 1m",
+            pem.display()
+        );
+        assert_eq!(Config::spool_dir(&yaml), Path::new("/s"));
+        let config = Config::read(&yaml, &|_| None).unwrap();
+        assert_eq!((config.parallel, config.part_size, config.grace.as_secs()), (32, 5 << 30, 60));
+        assert_eq!(Ok(config.key), Template::parse("{id}"));
+        let StoreConfig::S3(s3) = config.store else { panic!() };
+        assert_eq!(
+            (s3.prefix.as_str(), s3.endpoint.as_str(), s3.region.as_str()),
+            ("a/b", "http://h:1", "eu-de")
+        );
+        assert!(s3.path_style && s3.authorities.len() == 1);
+        assert_eq!(format!("{:?}", s3.credentials), "Files(/id, /secret)");
+    }
+
+    /// A file with a certificate in it.
+    fn certificate() -> tempfile::TempPath {
+        let store = testbed::store::Store::temporary_tls("dumps");
+        let copy = tempfile::NamedTempFile::new().unwrap();
+        fs::copy(store.ca_file().unwrap(), copy.path()).unwrap();
+        copy.into_temp_path()
+    }
+
+    #[test]
     fn there_is_exactly_one_store() {
         for yaml in ["", "store: {}", "store: {dir: {path: /x}, s3: {bucket: abc}}", "store: {dir: {}}"] {
             assert_eq!(Config::read(yaml, &with_keys).unwrap_err().len(), 1, "{yaml}");
