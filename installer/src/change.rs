@@ -2,41 +2,71 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 
 use crate::execution::{Done, execute};
-use crate::host::{Directory, Node, observe};
-use crate::lock::Lock;
-use crate::plan::{self, Step};
+use crate::host::{Directory, Host, Node, observe};
+use crate::lock::{Lock, PATIENCE};
+use crate::plan;
+use crate::step::Step;
 
-/// Makes the host collect, and tells `did` about each thing it had to do.
+/// Makes the host collect, whatever fails on the way, and tells `did` about
+/// each thing it had to do. Waits for other installers as long as `patience`.
 ///
 /// # Errors
-/// The first step that fails. The next attempt goes on from there.
-pub fn install(node: &Node, mut did: impl FnMut(&Step)) -> Result<()> {
-    let first = observe(node)?;
-    if plan::install(&first, &node.config)?.is_empty() {
-        return Ok(());
-    }
-    // What is locked must be there.
-    if let Directory::Missing { missing } = &first.dir {
-        for dir in missing {
-            execute(node, &Step::MakeDir(dir.clone()))?;
+/// [`Busy`](crate::lock::Busy), [`Deleted`](crate::host::Deleted), whatever
+/// leaves no plan, or all the steps that failed. The next attempt goes on from
+/// there.
+pub fn install(node: &Node, patience: Duration, mut did: impl FnMut(&Step)) -> Result<()> {
+    let Some((_lock, host)) = lock(node, patience)? else { return Ok(()) };
+    let mut undone: Vec<Step> = Vec::new();
+    let mut failures = Vec::new();
+    for step in plan::install(&host, &node.config)? {
+        if undone.iter().any(|failed| step.needs(failed)) {
+            undone.push(step);
+            continue;
+        }
+        match execute(node, &step) {
+            Ok(_) => did(&step),
+            Err(err) => {
+                failures.push(format!("{err:#}"));
+                undone.push(step);
+            }
         }
     }
-    let _lock = Lock::take(&node.root.locate(&node.config.host_dir))?;
-    let mut host = observe(node)?;
-    if host.memory.is_none() && matches!(first.dir, Directory::Missing { .. }) {
-        // What was made for the sake of the lock is to be remembered like the
-        // rest, and making it twice does no harm.
-        host.dir = first.dir;
-    }
-    for step in plan::install(&host, &node.config)? {
-        execute(node, &step)?;
-        did(&step);
-    }
+    ensure!(failures.is_empty(), "not everything could be done: {}", failures.join("; "));
     Ok(())
+}
+
+/// The host, locked; `None` if there is nothing to do.
+fn lock(node: &Node, patience: Duration) -> Result<Option<(Lock, Host)>> {
+    loop {
+        let first = observe(node)?;
+        if plan::install(&first, &node.config)?.is_empty() {
+            return Ok(None);
+        }
+        // What is locked must be there. A kill between two of these leaves the
+        // outer ones for ever: no memory can be written yet, and an empty
+        // directory that is not the host_dir may be anybody's. Only a host_dir
+        // two levels below anything that exists can come to that.
+        if let Directory::Missing { missing } = &first.dir {
+            for dir in missing {
+                execute(node, &Step::MakeDir(dir.clone()))?;
+            }
+        }
+        // Without it, the one before us has uninstalled: from the beginning.
+        if let Some(lock) = Lock::take(&node.root.locate(&node.config.host_dir), patience)? {
+            let mut host = observe(node)?;
+            if host.memory.is_none() && matches!(first.dir, Directory::Missing { .. }) {
+                // What was made for the sake of the lock is to be remembered
+                // like the rest, and making it twice does no harm.
+                host.dir = first.dir;
+            }
+            return Ok(Some((lock, host)));
+        }
+    }
 }
 
 /// Gives back what was there before, whatever fails on the way, and tells `did`
@@ -45,8 +75,8 @@ pub fn install(node: &Node, mut did: impl FnMut(&Step)) -> Result<()> {
 /// # Errors
 /// All that failed.
 pub fn uninstall(node: &Node, mut did: impl FnMut(&dyn Display)) -> Result<()> {
-    let dir = node.root.locate(&node.config.host_dir);
-    let _lock = if dir.exists() { Some(Lock::take(&dir)?) } else { None };
+    // Without a directory there is nothing to lock, and nobody at work.
+    let _lock = Lock::take(&node.root.locate(&node.config.host_dir), PATIENCE)?;
     let steps = plan::uninstall(&observe(node)?, &node.config);
     if steps.is_empty() {
         did(&"nothing is installed");
@@ -69,9 +99,7 @@ pub fn uninstall(node: &Node, mut did: impl FnMut(&dyn Display)) -> Result<()> {
             }
         }
     }
-    if !failures.is_empty() {
-        bail!("not everything could be given back: {}", failures.join("; "));
-    }
+    ensure!(failures.is_empty(), "not everything could be given back: {}", failures.join("; "));
     Ok(())
 }
 

@@ -53,10 +53,7 @@ impl Config {
         let mut reader = Reader::new(yaml);
         let host_dir = directory(&mut reader, "host_dir", DEFAULT_HOST_DIR);
         let spool_dir = directory(&mut reader, "spool_dir", DEFAULT_SPOOL_DIR);
-        if host_dir == spool_dir {
-            // Whoever may remove dumps must not be able to replace the composer.
-            reader.reject("spool_dir", "is the host_dir as well");
-        }
+        keep_apart(&mut reader, &host_dir, &spool_dir);
         let spool_gid = reader.or("spool_gid", DEFAULT_SPOOL_GID);
         let sysctl_dir = reader.or("sysctl_dir", PathBuf::from(DEFAULT_SYSCTL_DIR));
         let limit = reader.or("core_pipe_limit", DEFAULT_CORE_PIPE_LIMIT);
@@ -111,6 +108,24 @@ fn directory(reader: &mut Reader, key: &str, default: &str) -> HostPath {
     dir
 }
 
+/// Whether `path` is `dir` or in it.
+pub fn is_within(path: &HostPath, dir: &HostPath) -> bool {
+    path.join("").as_str().starts_with(dir.join("").as_str())
+}
+
+/// Whoever may remove dumps must not be able to replace the composer, and must
+/// be able to get to the dumps.
+fn keep_apart(reader: &mut Reader, host_dir: &HostPath, spool_dir: &HostPath) {
+    if host_dir.as_str() == "/" || spool_dir.as_str() == "/" {
+        return; // refused already
+    }
+    if is_within(host_dir, spool_dir) {
+        reader.reject("spool_dir", "is the host_dir or around it, and its group could replace the composer");
+    } else if is_within(spool_dir, host_dir) {
+        reader.reject("spool_dir", "is in the host_dir, which nobody but root can enter");
+    }
+}
+
 /// The `composer:` mapping as it is, and where the spool is, which the two
 /// must never disagree about.
 fn composer_yaml(reader: &mut Reader, spool_dir: &HostPath) -> String {
@@ -162,6 +177,12 @@ mod tests {
     }
 
     #[test]
+    fn a_longer_name_is_no_directory_below() {
+        Config::read("host_dir: /a/b\nspool_dir: /a/bc").unwrap();
+        Config::read("host_dir: /a/bc\nspool_dir: /a/b").unwrap();
+    }
+
+    #[test]
     fn each_mistake_is_named() {
         for (yaml, problem) in [
             ("core_pipe_limit: 0", "core_pipe_limit: must be at least 1"),
@@ -173,7 +194,9 @@ mod tests {
             ("host_dir: opt", "host_dir: "),
             ("host_dir: /", "host_dir: is /"),
             ("spool_dir: /", "spool_dir: is /"),
-            ("host_dir: /a/b\nspool_dir: /a/b", "spool_dir: is the host_dir"),
+            ("host_dir: /a/b\nspool_dir: /a/b", "spool_dir: is the host_dir or around it"),
+            ("host_dir: /a/b/c/d\nspool_dir: /a/b", "spool_dir: is the host_dir or around it"),
+            ("host_dir: /a/b\nspool_dir: /a/b/c", "spool_dir: is in the host_dir"),
             ("host_dir: /with a blank", "host_dir: /with a blank/composer has a blank"),
             ("composer: {compresion: deflate}", "composer.compresion: is no setting"),
             ("composer: {spool_dir: /elsewhere}", "composer.spool_dir: is not"),

@@ -1,18 +1,18 @@
 //! Does what a plan says: one system operation, or one file, per step.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE, STATE};
 
-use crate::host::{COMPOSER_MODE, HOST_DIR_MODE, Node, SETTINGS_MODE, temporary};
-use crate::plan::Step;
+use crate::host::{COMPOSER_MODE, HOST_DIR_MODE, Node, SETTINGS_MODE, is_absence, temporary};
+use crate::step::Step;
 use crate::sysctl::Sysctl;
 
-/// Only the installer reads its memory; what a host was before is no secret.
+/// What a host was before is no secret.
 const STATE_MODE: u32 = 0o644;
 /// The uploader has to get through to the spool.
 const DIR_MODE: u32 = 0o755;
@@ -33,7 +33,9 @@ pub enum Done {
 pub fn execute(node: &Node, step: &Step) -> Result<Done> {
     let config = &node.config;
     match step {
-        Step::MakeDir(dir) => make_dir(&node.root.locate(dir)),
+        Step::MakeDir(dir) => {
+            make_dir(&node.root.locate(dir), if *dir == config.host_dir { HOST_DIR_MODE } else { DIR_MODE })
+        }
         Step::RemoveFile(file) => remove_file(&node.root.locate(file)),
         Step::Remember(memory) => put(&node.place(STATE), STATE_MODE, &mut memory.to_json()?.as_bytes()),
         Step::ProtectHostDir => set_mode(&node.root.locate(&config.host_dir), HOST_DIR_MODE),
@@ -46,13 +48,17 @@ pub fn execute(node: &Node, step: &Step) -> Result<Done> {
             put(&node.place(COMPOSER), COMPOSER_MODE, &mut ours)
         }
         Step::OpenSpool => open_spool(&node.root.locate(&config.spool_dir), config.spool_gid),
-        Step::Set { sysctl, to, .. } => sysctl.write(&config.sysctl_dir, to),
+        Step::Set { sysctl, from, to } => sysctl
+            .write(&config.sysctl_dir, to)
+            .with_context(|| format!("setting {sysctl}, which was {from:?}")),
         Step::RemoveComposer(composer) => {
             // The kernel would go on running it, and fail: every dump lost.
             let pattern = Sysctl::CorePattern.read(&config.sysctl_dir)?;
             ensure!(!config.names_composer(&pattern), "{composer} stays: core_pattern is still {pattern:?}");
             remove_file(&node.root.locate(composer))
         }
+        Step::GiveBackMode(dir, mode) => set_mode(&node.root.locate(dir), *mode),
+        Step::GiveBackGroup(dir, gid) => return give_back_group(&node.root.locate(dir), dir, *gid),
         Step::Forget => remove_file(&node.place(STATE)),
         Step::RemoveDir(dir) => return remove_dir(&node.root.locate(dir), dir),
         Step::Leave { .. } | Step::LeaveDir(_) => Ok(()),
@@ -60,12 +66,13 @@ pub fn execute(node: &Node, step: &Step) -> Result<Done> {
     Ok(Done::Done)
 }
 
-fn make_dir(dir: &Path) -> Result<()> {
-    match fs::create_dir(dir) {
+/// With its mode from the start, or somebody may open it before it has it.
+fn make_dir(dir: &Path, mode: u32) -> Result<()> {
+    match DirBuilder::new().mode(mode).create(dir) {
         Err(err) if err.kind() == ErrorKind::AlreadyExists => Ok(()), // the other installer was faster
         made => made.with_context(|| format!("making the directory {}", dir.display())),
     }?;
-    set_mode(dir, DIR_MODE) // whatever the umask is
+    set_mode(dir, mode) // whatever the umask is
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<()> {
@@ -76,7 +83,6 @@ fn set_mode(path: &Path, mode: u32) -> Result<()> {
 /// The group before the mode: whoever is not in the group cannot give a
 /// directory its setgid bit, and the kernel would drop it without a word.
 fn open_spool(spool: &Path, gid: u32) -> Result<()> {
-    use std::os::unix::fs::{MetadataExt, chown};
     let now = || fs::metadata(spool).with_context(|| format!("looking at {}", spool.display()));
     if now()?.gid() != gid {
         chown(spool, None, Some(gid)).with_context(|| {
@@ -100,36 +106,58 @@ fn put(path: &Path, mode: u32, bytes: &mut dyn Read) -> Result<()> {
     let mut write = || -> io::Result<()> {
         let name = path.file_name().and_then(|name| name.to_str()).ok_or(ErrorKind::InvalidInput)?;
         let new = path.with_file_name(temporary(name));
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-        io::copy(bytes, &mut file)?;
-        file.set_permissions(Permissions::from_mode(mode))?; // whatever the umask is
-        file.sync_all()?;
-        fs::rename(&new, path)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        let named = fill(file, mode, bytes).and_then(|()| fs::rename(&new, path));
+        if named.is_err() {
+            // On a full disk it would take what others need.
+            let _ = fs::remove_file(&new);
+        }
+        named?;
         sync_parent(path)
     };
     write().with_context(|| format!("writing {}", path.display()))
 }
 
+fn fill(mut file: File, mode: u32, bytes: &mut dyn Read) -> io::Result<()> {
+    io::copy(bytes, &mut file)?;
+    file.set_permissions(Permissions::from_mode(mode))?; // whatever the umask is
+    file.sync_all()
+}
+
 fn remove_file(path: &Path) -> Result<()> {
-    fs::remove_file(path)
-        .and_then(|()| sync_parent(path))
-        .with_context(|| format!("removing {}", path.display()))
+    match fs::remove_file(path) {
+        Err(err) if is_absence(&err) => Ok(()), // it could not be looked at before
+        removed => removed.and_then(|()| sync_parent(path)),
+    }
+    .with_context(|| format!("removing {}", path.display()))
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
+fn give_back_group(path: &Path, dir: &HostPath, gid: u32) -> Result<Done> {
+    match chown(path, None, Some(gid)) {
+        Ok(()) => Ok(Done::Done),
+        // A pod without capabilities can give to its own group, and to no other.
+        Err(err) if err.kind() == ErrorKind::PermissionDenied => {
+            Ok(Done::Kept(format!("leave {dir} to the spool's group: only root can give it back to {gid}")))
+        }
+        Err(err) => Err(err).with_context(|| format!("giving {} to group {gid}", path.display())),
+    }
+}
+
 fn remove_dir(path: &Path, dir: &HostPath) -> Result<Done> {
     match fs::remove_dir(path) {
         Ok(()) => Ok(Done::Done),
-        Err(err) if err.kind() == ErrorKind::NotFound => Ok(Done::Done),
+        Err(err) if is_absence(&err) => Ok(Done::Done),
         // Evidence, or a stranger's.
         Err(err) if err.kind() == ErrorKind::DirectoryNotEmpty => {
             Ok(Done::Kept(format!("leave the directory {dir}: there is something in it")))
         }
-        // In a pod it is a mount, and can go only after the pod.
-        Err(err) if err.kind() == ErrorKind::ResourceBusy => {
+        // In a pod it is a mount, and can go only after the pod. The kernel asks
+        // first whether what is around it may be written to.
+        Err(err) if matches!(err.kind(), ErrorKind::ResourceBusy | ErrorKind::ReadOnlyFilesystem) => {
             Ok(Done::Kept(format!("leave the directory {dir}: it is mounted")))
         }
         Err(err) => Err(err).with_context(|| format!("removing {}", path.display())),

@@ -1,20 +1,24 @@
 //! What the host is: everything a plan is made from, and nothing else.
 
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::unistd::geteuid;
 use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, HostRoot, STATE};
 
 use crate::config::Config;
 use crate::memory::Memory;
 use crate::sysctl::Sysctl;
 
-/// The composer is run by root and must be changed by nobody else.
-pub const HOST_DIR_MODE: u32 = 0o755;
+/// The kernel runs the composer as root. Nobody else has any business here,
+/// where being able to open the directory is enough to take its lock.
+pub const HOST_DIR_MODE: u32 = 0o700;
 /// The mode of the composer.
 pub const COMPOSER_MODE: u32 = 0o755;
 /// The mode of the composer's settings.
@@ -45,14 +49,16 @@ pub struct Host {
     pub memory: Option<Memory>,
     /// The host directory.
     pub dir: Directory,
-    /// The composer.
-    pub composer: Shipped,
-    /// Its settings.
-    pub settings: Shipped,
+    /// Whether there is a composer to install, or why not.
+    pub ours: Result<(), String>,
+    /// The composer, or why it cannot be looked at.
+    pub composer: Result<Shipped, String>,
+    /// Its settings, or why they cannot be looked at.
+    pub settings: Result<Shipped, String>,
     /// Temporary files of an installer that was killed.
     pub leftovers: Vec<HostPath>,
-    /// The spool.
-    pub spool: Directory,
+    /// The spool, or why it cannot be looked at.
+    pub spool: Result<Directory, String>,
     /// The sysctls that are wanted or remembered, or why they cannot be read.
     pub sysctls: BTreeMap<Sysctl, Result<String, String>>,
 }
@@ -65,17 +71,34 @@ pub enum Directory {
         /// What would have to be made, the outer before the inner.
         missing: Vec<HostPath>,
     },
-    /// Something else has its name.
+    /// Something else has its name, or that of a directory around it.
     Other,
+    /// It is mounted, and deleted where it was mounted from.
+    Deleted,
     /// It is there.
     Present {
         /// Permission bits, those above `rwx` included.
         mode: u32,
+        /// Its owner, if that is not who we are.
+        stranger: Option<u32>,
         /// Its group.
         gid: u32,
         /// Whether there is nothing in it but leftovers.
         empty: bool,
     },
+}
+
+/// A directory was deleted on the host while it is mounted in our pod: what is
+/// put there, the kernel will not find, and only a new pod gets a new mount.
+#[derive(Debug)]
+pub struct Deleted(pub HostPath);
+
+impl Error for Deleted {}
+
+impl fmt::Display for Deleted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is deleted on the host; restart to mount it anew", self.0)
+    }
 }
 
 /// A file of the host that should be a copy of something of ours.
@@ -89,6 +112,8 @@ pub enum Shipped {
     Present {
         /// Its permission bits.
         mode: u32,
+        /// Its owner, if that is not who we are.
+        stranger: Option<u32>,
         /// Whether its bytes are ours.
         same: bool,
     },
@@ -97,27 +122,33 @@ pub enum Shipped {
 /// Looks at the whole host.
 ///
 /// # Errors
-/// If something is there and cannot be looked at.
+/// If the memory or the directory it lies in cannot be looked at. Without the
+/// rest there may still be something to do.
 pub fn observe(node: &Node) -> Result<Host> {
     let memory = Memory::load(&node.place(STATE))?;
     let sysctls = Sysctl::ALL.into_iter().filter(|sysctl| {
         let remembered = memory.as_ref().is_some_and(|memory| memory.sysctls.contains_key(sysctl));
         remembered || node.config.wanted(*sysctl).is_some()
     });
-    let read = |sysctl: Sysctl| sysctl.read(&node.config.sysctl_dir).map_err(|err| format!("{err:#}"));
     Ok(Host {
         dir: directory(node, &node.config.host_dir)?,
-        composer: composer(node)?,
-        settings: settings(node)?,
+        ours: text(own_composer(node).map(drop)),
+        composer: text(composer(node)),
+        settings: text(settings(node)),
         leftovers: temporaries()
             .into_iter()
             .filter(|name| node.place(name).symlink_metadata().is_ok())
             .map(|name| node.config.host_dir.join(&name))
             .collect(),
-        spool: directory(node, &node.config.spool_dir)?,
-        sysctls: sysctls.map(|sysctl| (sysctl, read(sysctl))).collect(),
+        spool: text(directory(node, &node.config.spool_dir)),
+        sysctls: sysctls.map(|sysctl| (sysctl, text(sysctl.read(&node.config.sysctl_dir)))).collect(),
         memory,
     })
+}
+
+/// A reason is for people, and can be compared.
+fn text<T>(looked: Result<T>) -> Result<T, String> {
+    looked.map_err(|err| format!("{err:#}"))
 }
 
 /// The name under which a file is written before it gets its own. Always the
@@ -136,9 +167,14 @@ fn temporaries() -> [String; 3] {
 /// # Errors
 /// If it, or the one we were shipped with, cannot be read.
 pub fn composer(node: &Node) -> Result<Shipped> {
+    shipped(&node.place(COMPOSER), || own_composer(node))
+}
+
+/// The composer to install, and its length.
+fn own_composer(node: &Node) -> Result<(u64, File)> {
     let ours = &node.composer;
-    let own = File::open(ours).with_context(|| format!("opening {}", ours.display()))?;
-    shipped(&node.place(COMPOSER), own.metadata()?.len(), own)
+    let open = || File::open(ours).and_then(|file| Ok((file.metadata()?.len(), file)));
+    open().with_context(|| format!("opening {}", ours.display()))
 }
 
 /// Looks at the composer's settings.
@@ -147,23 +183,25 @@ pub fn composer(node: &Node) -> Result<Shipped> {
 /// If they cannot be read.
 pub fn settings(node: &Node) -> Result<Shipped> {
     let ours = node.config.composer_yaml.as_bytes();
-    shipped(&node.place(COMPOSER_SETTINGS), ours.len() as u64, ours)
+    shipped(&node.place(COMPOSER_SETTINGS), || Ok((ours.len() as u64, ours)))
 }
 
-fn shipped(path: &Path, len: u64, ours: impl Read) -> Result<Shipped> {
-    let look = || -> io::Result<Shipped> {
-        let meta = path.symlink_metadata()?;
-        if !meta.is_file() {
-            return Ok(Shipped::Other);
-        }
-        // The size first: it differs between almost any two versions.
-        let same = meta.len() == len && same_bytes(File::open(path)?, ours)?;
-        Ok(Shipped::Present { mode: permissions(&meta), same })
+/// What there is at `path`. Ours is asked for only if there is something to
+/// compare it with.
+fn shipped<R: Read>(path: &Path, ours: impl Fn() -> Result<(u64, R)>) -> Result<Shipped> {
+    let reading = || format!("reading {}", path.display());
+    let meta = match path.symlink_metadata() {
+        Err(err) if is_absence(&err) => return Ok(Shipped::Missing),
+        meta => meta.with_context(reading)?,
     };
-    match look() {
-        Err(err) if err.kind() == ErrorKind::NotFound => Ok(Shipped::Missing),
-        looked => looked.with_context(|| format!("reading {}", path.display())),
+    if !meta.is_file() {
+        return Ok(Shipped::Other);
     }
+    let (len, ours) = ours()?;
+    // The size first: it differs between almost any two versions.
+    let same = meta.len() == len
+        && File::open(path).and_then(|theirs| same_bytes(theirs, ours)).with_context(reading)?;
+    Ok(Shipped::Present { mode: permissions(&meta), stranger: stranger(&meta), same })
 }
 
 fn same_bytes(a: impl Read, b: impl Read) -> io::Result<bool> {
@@ -190,14 +228,19 @@ pub fn directory(node: &Node, dir: &HostPath) -> Result<Directory> {
         if !meta.is_dir() {
             return Ok(Directory::Other);
         }
+        if meta.nlink() == 0 {
+            return Ok(Directory::Deleted);
+        }
         let ours = |entry: &fs::DirEntry| temporaries().iter().any(|name| entry.file_name() == name.as_str());
         let empty = fs::read_dir(&path)?.all(|entry| entry.is_ok_and(|entry| ours(&entry)));
-        Ok(Directory::Present { mode: permissions(&meta), gid: meta.gid(), empty })
+        let (mode, stranger) = (permissions(&meta), stranger(&meta));
+        Ok(Directory::Present { mode, stranger, gid: meta.gid(), empty })
     };
     match look() {
         Err(err) if err.kind() == ErrorKind::NotFound => {
             Ok(Directory::Missing { missing: missing(node, dir) })
         }
+        Err(err) if err.kind() == ErrorKind::NotADirectory => Ok(Directory::Other),
         looked => looked.with_context(|| format!("looking at {}", path.display())),
     }
 }
@@ -205,11 +248,23 @@ pub fn directory(node: &Node, dir: &HostPath) -> Result<Directory> {
 fn missing(node: &Node, dir: &HostPath) -> Vec<HostPath> {
     let mut missing = Vec::new();
     let mut next = Some(dir.clone());
-    while let Some(dir) = next.filter(|dir| !node.root.locate(dir).exists()) {
+    // Never the root, which is for whoever starts us to name.
+    let absent = |dir: &HostPath| dir.as_str() != "/" && !node.root.locate(dir).exists();
+    while let Some(dir) = next.filter(absent) {
         next = dir.parent();
         missing.insert(0, dir);
     }
     missing
+}
+
+/// Whether nothing has that name, not even that of a directory around it.
+pub fn is_absence(err: &io::Error) -> bool {
+    matches!(err.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// The owner of a file, if that is not who we are.
+pub fn stranger(meta: &fs::Metadata) -> Option<u32> {
+    Some(meta.uid()).filter(|uid| *uid != geteuid().as_raw())
 }
 
 fn permissions(meta: &fs::Metadata) -> u32 {

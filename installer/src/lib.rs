@@ -16,6 +16,7 @@ mod memory;
 mod plan;
 mod selftest;
 mod status;
+mod step;
 mod sysctl;
 mod watch;
 
@@ -124,6 +125,10 @@ impl From<anyhow::Error> for Failure {
 
 fn obey(cli: Cli) -> Result<(), Failure> {
     let own = env::current_exe().context("finding our own executable")?;
+    if !cli.host_root.is_dir() {
+        let problem = format!("--host-root: {} is not a directory", cli.host_root.display());
+        return Err(Failure::Configured(vec![problem]));
+    }
     let node = Node {
         config: load(cli.config.as_deref()).map_err(Failure::Configured)?,
         root: HostRoot::new(cli.host_root),
@@ -134,7 +139,7 @@ fn obey(cli: Cli) -> Result<(), Failure> {
         Command::Install { dry_run: true } => {
             plan::install(&host::observe(&node)?, &node.config)?.iter().for_each(|step| say(step));
         }
-        Command::Install { dry_run: false } => change::install(&node, |step| say(step))?,
+        Command::Install { dry_run: false } => change::install(&node, lock::PATIENCE, |step| say(step))?,
         Command::Run => watch::run(&node)?,
         Command::Status { json } => status::report(&status::of(&node), json)?,
         Command::SelfTest => selftest::run(&node, &own)?,

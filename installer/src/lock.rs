@@ -1,38 +1,56 @@
 //! One installer at a time: a lock on the host directory itself, which leaves
 //! no file behind and ends with its holder, however that ends.
 
+use std::error::Error;
+use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// Another installer is done in less than a second.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::host::is_absence;
+
+/// Another installer is done in less than a second, but there may be many, and
+/// a slow disk. For those who cannot come back later.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(50);
 
 /// Held while the host is changed.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "closing it is what ends the lock")] File);
 
+/// Somebody else holds the lock on this directory, and will let go of it.
+#[derive(Debug)]
+pub struct Busy(PathBuf);
+
+impl Error for Busy {}
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "another installer is at work in {}", self.0.display())
+    }
+}
+
 impl Lock {
-    /// Waits for the lock on `dir`, for a while.
+    /// Waits for the lock on `dir`, for a while; `None` if there is no such
+    /// directory, or no longer: whoever held the lock may have uninstalled.
     ///
     /// # Errors
-    /// If there is no such directory, or somebody else holds on to it.
-    pub fn take(dir: &Path) -> Result<Lock> {
-        let deadline = Instant::now() + PATIENCE;
+    /// [`Busy`], or that it cannot be locked.
+    pub fn take(dir: &Path, patience: Duration) -> Result<Option<Lock>> {
+        let deadline = Instant::now() + patience;
         loop {
-            if let Some(lock) = attempt(dir).with_context(|| format!("locking {}", dir.display()))? {
-                return Ok(lock);
+            match attempt(dir) {
+                Ok(Some(lock)) => return Ok(Some(lock)),
+                Ok(None) if Instant::now() >= deadline => bail!(Busy(dir.to_owned())),
+                Ok(None) => thread::sleep(RETRY),
+                Err(err) if is_absence(&err) => return Ok(None),
+                Err(err) => return Err(err).with_context(|| format!("locking {}", dir.display())),
             }
-            if Instant::now() > deadline {
-                bail!("another installer has been at work in {} for {PATIENCE:?}", dir.display());
-            }
-            thread::sleep(RETRY);
         }
     }
 }
@@ -62,5 +80,17 @@ mod tests {
         assert!(attempt(dir.path()).unwrap().is_none());
         drop(lock);
         assert!(attempt(dir.path()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_held_lock_and_a_vanished_directory_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let _lock = attempt(dir.path()).unwrap().unwrap();
+        assert!(Lock::take(dir.path(), Duration::ZERO).unwrap_err().is::<Busy>());
+        // Whoever waits for the lock of an installer that uninstalls.
+        let waiting = dir.path().to_owned();
+        let waiting = thread::spawn(move || Lock::take(&waiting, PATIENCE).map(|lock| lock.is_none()));
+        fs::remove_dir(dir.path()).unwrap();
+        assert!(waiting.join().unwrap().unwrap());
     }
 }

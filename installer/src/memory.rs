@@ -6,18 +6,24 @@
 //! ```json
 //! { "version": 1,
 //!   "sysctls": { "core_pattern": { "before": "core", "ours": ["|/opt/coredump-handler/composer P%P …"] } },
-//!   "created": ["/opt/coredump-handler", "/var/lib/coredump-handler/spool"] }
+//!   "created": ["/opt/coredump-handler"],
+//!   "found": { "/var/lib/coredump-handler/spool": { "mode": 493, "gid": 0 } } }
 //! ```
+//!
+//! JSON has no octal numbers: 493 is 755.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::OFlag;
 use protocol::host::HostPath;
 use serde::{Deserialize, Serialize};
 
+use crate::host::{is_absence, stranger};
 use crate::sysctl::Sysctl;
 
 const VERSION: u32 = 1;
@@ -31,6 +37,10 @@ pub struct Memory {
     pub sysctls: BTreeMap<Sysctl, Remembered>,
     /// Directories we made, or were about to, the outer before the inner.
     pub created: Vec<HostPath>,
+    /// Directories that were there before us and that we protect, as they were
+    /// when we first saw them. The first release did not remember them.
+    #[serde(default)]
+    pub found: BTreeMap<HostPath, Found>,
 }
 
 /// One sysctl.
@@ -44,18 +54,32 @@ pub struct Remembered {
     pub ours: Vec<String>,
 }
 
+/// A directory as somebody else had left it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Found {
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
 impl Memory {
     /// The memory at `path`; `None` if there is none.
     ///
     /// # Errors
     /// If there is one and it cannot be understood. Then nobody may go on: the
-    /// only record of what this host was would be overwritten.
+    /// only record of what this host was would be overwritten. Neither if it is
+    /// somebody else's: whoever owns it chooses what we write into the kernel.
     pub fn load(path: &Path) -> Result<Option<Memory>> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(err) => return Err(err).with_context(|| format!("reading {}", path.display())),
+        let reading = || format!("reading {}", path.display());
+        // A stranger's link is not followed, and a stranger's fifo not waited for.
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+            Err(err) if is_absence(&err) => return Ok(None),
+            file => file.with_context(reading)?,
         };
+        let text = own_text(file).with_context(reading)?;
         let understood = || -> Result<Memory> {
             #[derive(Deserialize)]
             struct Versioned {
@@ -98,16 +122,42 @@ impl Memory {
             self.created.push(dir.clone());
         }
     }
+
+    /// Notes that `dir` was there before us, unless it is known.
+    pub fn note_found(&mut self, dir: &HostPath, found: Found) {
+        if !self.knows(dir) {
+            self.found.insert(dir.clone(), found);
+        }
+    }
+
+    /// Whether `dir` is one we made, or took over from whoever did.
+    pub fn knows(&self, dir: &HostPath) -> bool {
+        self.created.contains(dir) || self.found.contains_key(dir)
+    }
 }
 
 impl Default for Memory {
     fn default() -> Memory {
-        Memory { version: VERSION, sysctls: BTreeMap::new(), created: Vec::new() }
+        let (sysctls, created, found) = Default::default();
+        Memory { version: VERSION, sysctls, created, found }
     }
+}
+
+fn own_text(mut file: File) -> Result<String> {
+    let meta = file.metadata()?;
+    if let Some(uid) = stranger(&meta) {
+        bail!("it belongs to uid {uid}, and not to us: find out who wrote it, and move it away");
+    }
+    ensure!(meta.is_file(), "it is not a regular file");
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -129,9 +179,19 @@ mod tests {
             "created":["/opt/x"]}"#;
         fs::write(&path, json).unwrap();
         let memory = Memory::load(&path).unwrap().unwrap();
-        assert_eq!(memory.sysctls.len(), 3);
+        assert_eq!((memory.sysctls.len(), memory.found.len()), (3, 0));
         fs::write(&path, memory.to_json().unwrap()).unwrap();
         assert_eq!(Memory::load(&path).unwrap(), Some(memory));
+    }
+
+    #[test]
+    fn the_file_of_the_second_release_is_understood_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        let json = r#"{"version":1,"sysctls":{},"created":[],"found":{"/var/x":{"mode":493,"gid":5}}}"#;
+        fs::write(&path, json).unwrap();
+        let memory = Memory::load(&path).unwrap().unwrap();
+        assert_eq!(memory.found.into_values().next(), Some(Found { mode: 0o755, gid: 5 }));
     }
 
     #[test]

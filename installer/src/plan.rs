@@ -1,58 +1,13 @@
 //! From what the host is to what it should be. Touches nothing.
 
-use std::fmt;
+use anyhow::{Result, anyhow, bail, ensure};
+use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE};
 
-use anyhow::{Result, anyhow, bail};
-use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE, STATE};
-
-use crate::config::Config;
-use crate::host::{COMPOSER_MODE, Directory, HOST_DIR_MODE, Host, SETTINGS_MODE, Shipped};
-use crate::memory::Memory;
+use crate::config::{Config, is_within};
+use crate::host::{COMPOSER_MODE, Deleted, Directory, HOST_DIR_MODE, Host, SETTINGS_MODE, Shipped};
+use crate::memory::{Found, Memory};
+use crate::step::Step;
 use crate::sysctl::Sysctl;
-
-/// One change to the host, or the decision to leave something as it is.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Step {
-    /// Make a directory.
-    MakeDir(HostPath),
-    /// Remove a file: something temporary of an installer that was killed, or
-    /// the composer's settings.
-    RemoveFile(HostPath),
-    /// Write down what was there before.
-    Remember(Memory),
-    /// Give the host directory its mode.
-    ProtectHostDir,
-    /// Write the composer's settings.
-    WriteSettings,
-    /// Put the composer into place.
-    CopyComposer,
-    /// Give the spool its group and its mode.
-    OpenSpool,
-    /// Set a sysctl.
-    Set {
-        /// Which.
-        sysctl: Sysctl,
-        /// What it was.
-        from: String,
-        /// What it becomes.
-        to: String,
-    },
-    /// Leave alone what somebody else has set since.
-    Leave {
-        /// Which.
-        sysctl: Sysctl,
-        /// What it is.
-        found: String,
-    },
-    /// Remove the composer, which no pattern may name by then.
-    RemoveComposer(HostPath),
-    /// Remove what was remembered, if all of it has been given back.
-    Forget,
-    /// Remove a directory if it is empty.
-    RemoveDir(HostPath),
-    /// Leave a directory that was there before us.
-    LeaveDir(HostPath),
-}
 
 /// What makes `host` collect. Nothing, if it does already.
 ///
@@ -60,13 +15,15 @@ pub enum Step {
 /// before change, and a pattern never names a composer that is not there yet.
 ///
 /// # Errors
-/// If no plan can: something is in the way, or a sysctl is out of reach.
+/// If no plan can: something is in the way, or out of reach.
 pub fn install(host: &Host, config: &Config) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
-    for (dir, state) in [(&config.host_dir, &host.dir), (&config.spool_dir, &host.spool)] {
-        if *state == Directory::Other {
-            bail!("{dir} is not a directory");
-        }
+    let [composer, settings] = [looked(&host.composer)?, looked(&host.settings)?];
+    let spool = looked(&host.spool)?;
+    check(host, &config.host_dir, &host.dir)?;
+    check(host, &config.spool_dir, spool)?;
+    if let Directory::Present { stranger: Some(uid), .. } = host.dir {
+        bail!("{} belongs to uid {uid}, who could replace what root runs", config.host_dir);
     }
     let memory = memory(host, config)?;
     steps.extend(host.leftovers.iter().cloned().map(Step::RemoveFile));
@@ -77,14 +34,15 @@ pub fn install(host: &Host, config: &Config) -> Result<Vec<Step>> {
     if matches!(host.dir, Directory::Present { mode, .. } if mode != HOST_DIR_MODE) {
         steps.push(Step::ProtectHostDir);
     }
-    if host.settings != (Shipped::Present { mode: SETTINGS_MODE, same: true }) {
+    if *settings != (Shipped::Present { mode: SETTINGS_MODE, stranger: None, same: true }) {
         steps.push(Step::WriteSettings);
     }
-    if host.composer != (Shipped::Present { mode: COMPOSER_MODE, same: true }) {
+    if *composer != (Shipped::Present { mode: COMPOSER_MODE, stranger: None, same: true }) {
+        looked(&host.ours)?;
         steps.push(Step::CopyComposer);
     }
-    steps.extend(missing(&host.spool).iter().cloned().map(Step::MakeDir));
-    if !matches!(host.spool, Directory::Present { mode: SPOOL_MODE, gid, .. } if gid == config.spool_gid) {
+    steps.extend(missing(spool).iter().cloned().map(Step::MakeDir));
+    if !matches!(*spool, Directory::Present { mode: SPOOL_MODE, gid, .. } if gid == config.spool_gid) {
         steps.push(Step::OpenSpool);
     }
     for (sysctl, to) in &config.sysctls {
@@ -96,13 +54,42 @@ pub fn install(host: &Host, config: &Config) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
+/// Refuses a directory that cannot become ours.
+fn check(host: &Host, dir: &HostPath, state: &Directory) -> Result<()> {
+    let known = host.memory.as_ref().is_some_and(|memory| memory.knows(dir));
+    match state {
+        Directory::Other => bail!("{dir} is not a directory"),
+        Directory::Deleted => bail!(Deleted(dir.clone())),
+        // Unless it was ours and somebody opened it: then it is closed again.
+        Directory::Present { mode, .. } if !known => {
+            ensure!(
+                !is_shared(*mode),
+                "{dir} has mode {mode:o}: others share it, and it is not ours to close"
+            );
+        }
+        Directory::Present { .. } | Directory::Missing { .. } => {}
+    }
+    Ok(())
+}
+
+/// Whether a directory of this mode, such as `/tmp`, is for everybody.
+pub fn is_shared(mode: u32) -> bool {
+    mode & 0o1002 != 0 // sticky, or writable for others
+}
+
 /// What has to be remembered before `host` is changed.
 fn memory(host: &Host, config: &Config) -> Result<Memory> {
     let mut memory = host.memory.clone().unwrap_or_default();
+    let spool = looked(&host.spool)?;
+    for (dir, state) in [(&config.host_dir, &host.dir), (&config.spool_dir, spool)] {
+        if let Directory::Present { mode, gid, .. } = *state {
+            memory.note_found(dir, Found { mode, gid });
+        }
+    }
     if host.memory.is_none() && abandoned(&host.dir) {
         memory.note_dir(&config.host_dir);
     }
-    for dir in missing(&host.dir).iter().chain(missing(&host.spool)) {
+    for dir in missing(&host.dir).iter().chain(missing(spool)) {
         memory.note_dir(dir);
     }
     for (sysctl, wanted) in &config.sysctls {
@@ -123,6 +110,9 @@ fn abandoned(dir: &Directory) -> bool {
 /// Whether `now` was set by an installer whose memory is lost. What was there
 /// before it is lost too, and is certainly not this.
 fn is_orphan(host: &Host, config: &Config, sysctl: Sysctl, now: &str) -> bool {
+    if host.memory.is_some() {
+        return false;
+    }
     let pattern = value(host, Sysctl::CorePattern).unwrap_or_default();
     match sysctl {
         Sysctl::CorePattern => config.names_composer(now),
@@ -152,19 +142,21 @@ pub fn uninstall(host: &Host, config: &Config) -> Vec<Step> {
         }
     }
     steps.extend(host.leftovers.iter().cloned().map(Step::RemoveFile));
-    if host.composer != Shipped::Missing {
+    if host.composer != Ok(Shipped::Missing) {
         steps.push(Step::RemoveComposer(config.host_dir.join(COMPOSER)));
     }
-    if host.settings != Shipped::Missing {
+    if host.settings != Ok(Shipped::Missing) {
         steps.push(Step::RemoveFile(config.host_dir.join(COMPOSER_SETTINGS)));
     }
+    steps.extend(given_back(host, config, &memory));
     // The directory of the memory, and those around it, go after the memory;
     // all others before it, or a kill in between would leave them for ever.
-    let around = |dir: &HostPath| config.host_dir.join("").as_str().starts_with(dir.join("").as_str());
+    let around = |dir: &HostPath| is_within(&config.host_dir, dir);
     let (after, before): (Vec<_>, Vec<_>) = memory.created.iter().cloned().rev().partition(around);
     steps.extend(before.into_iter().map(Step::RemoveDir));
     if host.memory.is_some() {
-        if !memory.created.contains(&config.spool_dir) && matches!(host.spool, Directory::Present { .. }) {
+        if !memory.created.contains(&config.spool_dir) && matches!(host.spool, Ok(Directory::Present { .. }))
+        {
             steps.push(Step::LeaveDir(config.spool_dir.clone()));
         }
         steps.push(Step::Forget);
@@ -172,6 +164,27 @@ pub fn uninstall(host: &Host, config: &Config) -> Vec<Step> {
         steps.push(Step::RemoveDir(config.host_dir.clone()));
     }
     steps.extend(after.into_iter().map(Step::RemoveDir));
+    steps
+}
+
+/// What gives directories back as they were found, as far as they are what we
+/// made of them. The mode first: it may close what the other group is to get.
+fn given_back(host: &Host, config: &Config, memory: &Memory) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let spool = host.spool.as_ref().unwrap_or(&Directory::Other);
+    for (dir, state, mode_of_ours, gid_of_ours) in [
+        (&config.spool_dir, spool, SPOOL_MODE, Some(config.spool_gid)),
+        (&config.host_dir, &host.dir, HOST_DIR_MODE, None),
+    ] {
+        let Some(found) = memory.found.get(dir) else { continue };
+        let Directory::Present { mode, gid, .. } = *state else { continue };
+        if mode == mode_of_ours && mode != found.mode {
+            steps.push(Step::GiveBackMode(dir.clone(), found.mode));
+        }
+        if Some(gid) == gid_of_ours && gid != found.gid {
+            steps.push(Step::GiveBackGroup(dir.clone(), found.gid));
+        }
+    }
     steps
 }
 
@@ -187,45 +200,18 @@ fn orphans(host: &Host, config: &Config) -> Memory {
 }
 
 fn value(host: &Host, sysctl: Sysctl) -> Result<&str> {
-    match host.sysctls.get(&sysctl) {
-        Some(Ok(value)) => Ok(value),
-        Some(Err(err)) => Err(anyhow!("{err}")),
-        None => Err(anyhow!("{sysctl} was not looked at")),
-    }
+    host.sysctls.get(&sysctl).map_or_else(|| bail!("{sysctl} was not looked at"), looked).map(String::as_str)
+}
+
+/// What was seen, or why it could not be.
+fn looked<T>(seen: &Result<T, String>) -> Result<&T> {
+    seen.as_ref().map_err(|err| anyhow!("{err}"))
 }
 
 fn missing(dir: &Directory) -> &[HostPath] {
     match dir {
         Directory::Missing { missing } => missing,
-        Directory::Other | Directory::Present { .. } => &[],
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Step::MakeDir(dir) => write!(f, "make the directory {dir}"),
-            Step::RemoveFile(file) => write!(f, "remove {file}"),
-            Step::Remember(memory) => {
-                write!(f, "remember in {STATE} what was there before:")?;
-                for (sysctl, remembered) in &memory.sysctls {
-                    write!(f, " {sysctl} {:?}", remembered.before)?;
-                }
-                Ok(())
-            }
-            Step::ProtectHostDir => write!(f, "give the host directory mode {HOST_DIR_MODE:o}"),
-            Step::WriteSettings => write!(f, "write {COMPOSER_SETTINGS}"),
-            Step::CopyComposer => write!(f, "put our {COMPOSER} into place"),
-            Step::OpenSpool => write!(f, "give the spool its group and mode {SPOOL_MODE:o}"),
-            Step::Set { sysctl, from, to } => write!(f, "set {sysctl} to {to:?} (was {from:?})"),
-            Step::Leave { sysctl, found } => {
-                write!(f, "leave {sysctl} alone: somebody else has set it to {found:?}")
-            }
-            Step::RemoveComposer(composer) => write!(f, "remove {composer}"),
-            Step::Forget => write!(f, "remove {STATE}"),
-            Step::RemoveDir(dir) => write!(f, "remove the directory {dir} if it is empty"),
-            Step::LeaveDir(dir) => write!(f, "leave the directory {dir}: it was there before us"),
-        }
+        Directory::Other | Directory::Deleted | Directory::Present { .. } => &[],
     }
 }
 
@@ -233,7 +219,7 @@ impl fmt::Display for Step {
 mod tests {
     use super::*;
 
-    const OURS: Shipped = Shipped::Present { mode: 0o755, same: true };
+    const OURS: Shipped = Shipped::Present { mode: 0o755, stranger: None, same: true };
 
     fn path(path: &str) -> HostPath {
         HostPath::try_from(path).unwrap()
@@ -251,15 +237,20 @@ mod tests {
         Sysctl::ALL.into_iter().zip([limit, pattern, suid].map(|value| Ok(value.to_owned()))).collect()
     }
 
+    fn present(mode: u32, gid: u32, empty: bool) -> Directory {
+        Directory::Present { mode, stranger: None, gid, empty }
+    }
+
     /// A host that nobody has installed anything on.
     fn bare() -> Host {
         Host {
             memory: None,
             dir: Directory::Missing { missing: vec![path("/opt/x")] },
-            composer: Shipped::Missing,
-            settings: Shipped::Missing,
+            ours: Ok(()),
+            composer: Ok(Shipped::Missing),
+            settings: Ok(Shipped::Missing),
             leftovers: vec![],
-            spool: Directory::Missing { missing: vec![path("/dumps"), path("/dumps/spool")] },
+            spool: Ok(Directory::Missing { missing: vec![path("/dumps"), path("/dumps/spool")] }),
             sysctls: sysctls("0", "core", "0").into_iter().collect(),
         }
     }
@@ -268,11 +259,12 @@ mod tests {
     fn installed() -> Host {
         Host {
             memory: Some(memory(&bare(), &config()).unwrap()),
-            dir: Directory::Present { mode: 0o755, gid: 0, empty: false },
-            composer: OURS,
-            settings: Shipped::Present { mode: 0o644, same: true },
+            dir: present(0o700, 0, false),
+            ours: Ok(()),
+            composer: Ok(OURS),
+            settings: Ok(Shipped::Present { mode: 0o644, stranger: None, same: true }),
             leftovers: vec![],
-            spool: Directory::Present { mode: 0o2770, gid: 7, empty: true },
+            spool: Ok(present(0o2770, 7, true)),
             sysctls: sysctls("256", &pattern(), "2").into_iter().collect(),
         }
     }
@@ -332,7 +324,7 @@ mod tests {
     fn drift_is_repaired_and_teaches_us_nothing_about_before() {
         let mut host = installed();
         host.sysctls.insert(Sysctl::CorePattern, Ok("|/other %p".into()));
-        host.composer = Shipped::Missing;
+        host.composer = Ok(Shipped::Missing);
         let repair = [Step::CopyComposer, set(Sysctl::CorePattern, "|/other %p", &pattern())];
         assert_eq!(install(&host), repair);
     }
@@ -390,19 +382,110 @@ mod tests {
     #[test]
     fn directories_that_were_there_before_stay() {
         let mut host = bare();
-        host.dir = Directory::Present { mode: 0o755, gid: 0, empty: false };
-        host.spool = Directory::Present { mode: 0o755, gid: 0, empty: true };
+        host.dir = present(0o755, 0, false);
+        host.spool = Ok(present(0o750, 5, true));
         let memory = memory(&host, &config()).unwrap();
         assert_eq!(memory.created, []);
-        let steps = uninstall(&Host { memory: Some(memory), ..installed() }, &config());
-        assert!(!steps.iter().any(|step| matches!(step, Step::RemoveDir(_))));
-        assert!(steps.contains(&Step::LeaveDir(path("/dumps/spool"))));
+        let host = Host { memory: Some(memory), ..installed() };
+        assert_eq!(install(&host), []);
+        assert_eq!(
+            uninstall(&host, &config())[5..],
+            [
+                Step::GiveBackMode(path("/dumps/spool"), 0o750),
+                Step::GiveBackGroup(path("/dumps/spool"), 5),
+                Step::GiveBackMode(path("/opt/x"), 0o755),
+                Step::LeaveDir(path("/dumps/spool")),
+                Step::Forget,
+            ]
+        );
+    }
+
+    #[test]
+    fn what_somebody_made_of_a_directory_since_is_left_to_them() {
+        let mut host = Host { spool: Ok(present(0o750, 5, true)), ..bare() };
+        let memory = memory(&host, &config()).unwrap();
+        host = Host { memory: Some(memory), spool: Ok(present(0o2750, 6, true)), ..installed() };
+        let give_back = |step: &Step| matches!(step, Step::GiveBackMode(..) | Step::GiveBackGroup(..));
+        assert!(!uninstall(&host, &config()).iter().any(give_back));
+        // Repaired, it is still given back as it was at first.
+        assert_eq!(install(&host), [Step::OpenSpool]);
+    }
+
+    #[test]
+    fn a_directory_that_others_share_is_not_ours_to_close() {
+        for mode in [0o1777, 0o777, 0o1770, 0o2773] {
+            let dir = Host { dir: present(mode, 0, false), ..bare() };
+            let spool = Host { spool: Ok(present(mode, 0, false)), ..bare() };
+            for (host, name) in [(dir, "/opt/x"), (spool, "/dumps/spool")] {
+                let err = super::install(&host, &config()).unwrap_err().to_string();
+                assert!(err.starts_with(&format!("{name} has mode {mode:o}: others share it")), "{err}");
+            }
+        }
+        // Ours that somebody has opened is closed again.
+        let host =
+            Host { spool: Ok(present(0o1777, 7, false)), dir: present(0o777, 0, false), ..installed() };
+        assert_eq!(install(&host), [Step::ProtectHostDir, Step::OpenSpool]);
+    }
+
+    #[test]
+    fn what_belongs_to_somebody_else_is_replaced_or_refused() {
+        let mut host = installed();
+        host.composer = Ok(Shipped::Present { mode: 0o755, stranger: Some(1000), same: true });
+        host.settings = Ok(Shipped::Present { mode: 0o644, stranger: Some(1000), same: true });
+        assert_eq!(install(&host), [Step::WriteSettings, Step::CopyComposer]);
+        host.dir = Directory::Present { mode: 0o700, stranger: Some(1000), gid: 0, empty: false };
+        let err = super::install(&host, &config()).unwrap_err().to_string();
+        assert_eq!(err, "/opt/x belongs to uid 1000, who could replace what root runs");
+    }
+
+    #[test]
+    fn a_setting_that_comes_later_finds_the_value_of_the_host() {
+        let without = Config::read("host_dir: /opt/x\nspool_dir: /dumps/spool\nspool_gid: 7").unwrap();
+        let mut host = installed();
+        host.memory = Some(memory(&Host { memory: None, ..bare() }, &without).unwrap());
+        let [Step::Remember(memory)] = &install(&host)[..] else { panic!("{host:?}") };
+        assert_eq!(memory.sysctls[&Sysctl::SuidDumpable].before, "2");
+    }
+
+    #[test]
+    fn nothing_is_done_without_what_it_needs() {
+        let steps = install(&bare());
+        let after = |failed: fn(&Step) -> bool| {
+            let failed = steps.iter().find(|step| failed(step)).unwrap();
+            steps.iter().filter(|step| step.needs(failed)).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(after(|step| matches!(step, Step::Remember(_))), steps);
+        let pattern = set(Sysctl::CorePattern, "core", &pattern());
+        assert_eq!(after(|step| *step == Step::CopyComposer), [pattern]);
+        let suid = set(Sysctl::SuidDumpable, "0", "2");
+        assert_eq!(after(|step| matches!(step, Step::Set { sysctl: Sysctl::CorePattern, .. })), [suid]);
+        assert_eq!(after(|step| *step == Step::OpenSpool), []);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_stops_an_install_and_no_uninstall() {
+        let gone = || "permission denied".to_owned();
+        let blind = Host {
+            ours: Err(gone()),
+            composer: Err(gone()),
+            settings: Err(gone()),
+            spool: Err(gone()),
+            ..installed()
+        };
+        assert_eq!(super::install(&blind, &config()).unwrap_err().to_string(), gone());
+        assert_eq!(uninstall(&blind, &config()), uninstall(&installed(), &config()));
+        // A composer to install is missed only by those who have to install it.
+        assert_eq!(install(&Host { ours: Err(gone()), ..installed() }), []);
+        assert_eq!(
+            super::install(&Host { ours: Err(gone()), ..bare() }, &config()).unwrap_err().to_string(),
+            gone()
+        );
     }
 
     #[test]
     fn what_a_killed_installer_left_is_swept_and_redone() {
         let mut host = bare();
-        host.dir = Directory::Present { mode: 0o700, gid: 0, empty: true };
+        host.dir = present(0o755, 0, true);
         let [Step::Remember(memory), Step::ProtectHostDir, ..] = &install(&host)[..] else {
             panic!("{host:?}")
         };
@@ -416,7 +499,10 @@ mod tests {
 
     #[test]
     fn there_is_no_plan_for_what_is_in_the_way() {
-        let host = Host { spool: Directory::Other, ..bare() };
+        let host = Host { spool: Ok(Directory::Deleted), ..bare() };
+        let err = super::install(&host, &config()).unwrap_err();
+        assert!(err.is::<Deleted>() && err.to_string().contains("/dumps/spool is deleted on the host"));
+        let host = Host { spool: Ok(Directory::Other), ..bare() };
         let err = super::install(&host, &config()).unwrap_err();
         assert_eq!(err.to_string(), "/dumps/spool is not a directory");
         let mut host = bare();

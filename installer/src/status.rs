@@ -2,11 +2,12 @@
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::{AccessFlags, access};
-use protocol::host::{COMPOSER, COMPOSER_SETTINGS, SPOOL_MODE};
+use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE};
 use serde::Serialize;
 
 use crate::change::say;
-use crate::host::{self, Directory, Node, Shipped};
+use crate::host::{self, Deleted, Directory, HOST_DIR_MODE, Node, SETTINGS_MODE, Shipped};
+use crate::plan::is_shared;
 use crate::sysctl::Sysctl;
 
 /// All checks.
@@ -32,6 +33,7 @@ pub struct Check {
 /// Checks everything, whatever the outcome of the rest.
 pub fn of(node: &Node) -> Status {
     let mut checks = vec![
+        check("host_dir", host_dir(node)),
         check("composer", composer(node)),
         check("settings", settings(node)),
         check("spool", spool(node)),
@@ -67,11 +69,40 @@ fn check(name: &'static str, outcome: Result<String>) -> Check {
     Check { name, ok, detail: outcome.unwrap_or_else(|err| format!("{err:#}")) }
 }
 
+fn host_dir(node: &Node) -> Result<String> {
+    let path = &node.config.host_dir;
+    let directory = host::directory(node, path)?;
+    if let Directory::Present { stranger: Some(uid), .. } = directory {
+        bail!("{path} belongs to uid {uid}, who could replace what root runs");
+    }
+    let (mode, _) = usable(path, directory)?;
+    if mode != HOST_DIR_MODE {
+        bail!("{path} has mode {mode:o} and should have {HOST_DIR_MODE:o}");
+    }
+    Ok(format!("{path} is for root alone"))
+}
+
+/// The mode and the group of a directory that we can use.
+fn usable(path: &HostPath, directory: Directory) -> Result<(u32, u32)> {
+    match directory {
+        Directory::Missing { .. } => bail!("{path} is not there"),
+        Directory::Other => bail!("{path} is not a directory"),
+        Directory::Deleted => bail!(Deleted(path.clone())),
+        Directory::Present { mode, .. } if is_shared(mode) => {
+            bail!("{path} has mode {mode:o}: others share it")
+        }
+        Directory::Present { mode, gid, .. } => Ok((mode, gid)),
+    }
+}
+
 fn composer(node: &Node) -> Result<String> {
     let path = node.config.host_dir.join(COMPOSER);
     match host::composer(node)? {
         Shipped::Missing => bail!("{path} is not there"),
         Shipped::Other => bail!("{path} is not a regular file"),
+        Shipped::Present { stranger: Some(uid), .. } => {
+            bail!("{path} belongs to uid {uid}, who could change what root runs")
+        }
         Shipped::Present { mode, .. } if mode & 0o111 != 0o111 => {
             bail!("{path} has mode {mode:o} and cannot be executed")
         }
@@ -90,6 +121,10 @@ fn settings(node: &Node) -> Result<String> {
     match host::settings(node)? {
         Shipped::Missing => bail!("{path} is not there"),
         Shipped::Other => bail!("{path} is not a regular file"),
+        Shipped::Present { stranger: Some(uid), .. } => bail!("{path} belongs to uid {uid}"),
+        Shipped::Present { mode, .. } if mode != SETTINGS_MODE => {
+            bail!("{path} has mode {mode:o} and should have {SETTINGS_MODE:o}")
+        }
         Shipped::Present { same: false, .. } => {
             bail!("{path} is not what the installer's configuration says")
         }
@@ -99,22 +134,17 @@ fn settings(node: &Node) -> Result<String> {
 
 fn spool(node: &Node) -> Result<String> {
     let (path, wanted) = (&node.config.spool_dir, node.config.spool_gid);
-    match host::directory(node, path)? {
-        Directory::Missing { .. } => bail!("{path} is not there"),
-        Directory::Other => bail!("{path} is not a directory"),
-        Directory::Present { mode, .. } if mode != SPOOL_MODE => {
-            bail!("{path} has mode {mode:o} and should have {SPOOL_MODE:o}")
-        }
-        Directory::Present { gid, .. } if gid != wanted => {
-            bail!("{path} belongs to group {gid} and should belong to {wanted}")
-        }
-        Directory::Present { .. } => {
-            // Also finds what no mode tells: a file system mounted read-only.
-            access(&node.root.locate(path), AccessFlags::W_OK | AccessFlags::X_OK)
-                .with_context(|| format!("{path} cannot be written to"))?;
-            Ok(format!("{path} can be written to"))
-        }
+    let (mode, gid) = usable(path, host::directory(node, path)?)?;
+    if mode != SPOOL_MODE {
+        bail!("{path} has mode {mode:o} and should have {SPOOL_MODE:o}");
     }
+    if gid != wanted {
+        bail!("{path} belongs to group {gid} and should belong to {wanted}");
+    }
+    // Also finds what no mode tells: a file system mounted read-only.
+    access(&node.root.locate(path), AccessFlags::W_OK | AccessFlags::X_OK)
+        .with_context(|| format!("{path} cannot be written to"))?;
+    Ok(format!("{path} can be written to"))
 }
 
 fn value(node: &Node, sysctl: Sysctl, wanted: &str) -> Result<String> {

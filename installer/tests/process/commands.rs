@@ -1,11 +1,13 @@
 //! What each command does to a node, and what it says.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::node::{FOREIGN, Node, text};
+use crate::node::{FOREIGN, Node, is_root, text};
 
 #[test]
 fn install_makes_the_node_collect_and_twice_changes_nothing() {
@@ -16,7 +18,7 @@ fn install_makes_the_node_collect_and_twice_changes_nothing() {
     assert_eq!(planned, done);
     assert!(node.ok(&["status"]).contains("core_pattern"));
     let mode = |name: &str| node.host_dir().join(name).metadata().unwrap().permissions().mode() & 0o7777;
-    assert_eq!((mode(""), mode("composer"), mode("composer.yaml")), (0o755, 0o755, 0o644));
+    assert_eq!((mode(""), mode("composer"), mode("composer.yaml")), (0o700, 0o755, 0o644));
     assert_eq!(node.spool().metadata().unwrap().permissions().mode() & 0o7777, 0o2770);
 
     let installed = node.snapshot();
@@ -194,6 +196,12 @@ fn all_mistakes_are_reported_at_once_and_nothing_is_changed() {
 fn the_command_line_can_be_wrong_too() {
     let node = Node::new();
     node.fails(64, &["instal"]);
+    let nowhere = node.path("nowhere");
+    for command in ["install", "run", "status", "uninstall"] {
+        let said = node.fails(64, &[command, "--host-root", nowhere.to_str().unwrap()]);
+        assert!(said.contains("--host-root: ") && said.contains("nowhere is not a directory"), "{said}");
+    }
+    assert!(!nowhere.exists());
     node.ok(&["--help"]);
     node.ok(&["--version"]);
     fs::remove_file(node.path("installer.yaml")).unwrap();
@@ -223,6 +231,168 @@ fn without_the_sysctl_nothing_is_changed() {
     let said = node.fails(1, &["install"]);
     assert!(said.contains("kernel/core_pattern: No such file"), "{said}");
     assert!(!node.host_dir().exists() && !node.path("sys/kernel/core_pattern").exists());
+}
+
+#[test]
+fn one_failure_keeps_nothing_else_from_being_done_and_all_are_reported() {
+    let node = Node::new();
+    node.ok(&["install"]);
+    // Names of leftovers, for something that no installer left.
+    fs::create_dir(node.host_dir().join(".state.json.new")).unwrap();
+    fs::create_dir(node.host_dir().join(".composer.yaml.new")).unwrap();
+    node.set("kernel/core_pattern", FOREIGN);
+    let said = node.fails(1, &["install"]);
+    for name in [".state.json.new", ".composer.yaml.new"] {
+        assert!(said.contains(&format!("{name}: Is a directory")), "{said}");
+    }
+    assert!(node.sysctl("kernel/core_pattern").starts_with("|/opt/coredump-handler/composer "));
+}
+
+#[test]
+fn nothing_is_changed_that_is_not_remembered() {
+    let node = Node::new();
+    node.furnish();
+    fs::create_dir(node.host_dir().join("state.json.new")).unwrap();
+    fs::create_dir(node.host_dir().join(".state.json.new")).unwrap();
+    let before = node.snapshot();
+    let said = node.fails(1, &["install"]);
+    assert!(said.contains("writing") && said.contains("state.json: File exists"), "{said}");
+    assert_eq!(node.snapshot(), before);
+}
+
+#[test]
+fn a_full_disk_gets_no_pattern_and_no_half_of_a_composer() {
+    let node = Node::new();
+    let install = node.command(&["install"]);
+    let mut shell = Command::new("/bin/sh");
+    // As on a full disk, the first few blocks can be written.
+    shell.args(["-c", r#"trap "" XFSZ; ulimit -f 8; exec "$0" "$@""#]);
+    let output = shell.arg(install.get_program()).args(install.get_args()).output().unwrap();
+    let said = text(&output);
+    assert!(output.status.code() == Some(1) && said.contains("composer: File too large"), "{said}");
+    assert_eq!(node.sysctl("kernel/core_pattern"), "|/usr/share/apport/apport %p");
+    let names = fs::read_dir(node.host_dir()).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    assert_eq!(names, ["composer.yaml", "state.json"]);
+    assert_eq!(node.sysctl("kernel/core_pipe_limit"), "256", "the rest is done");
+    node.ok(&["install"]);
+    node.ok(&["status"]);
+}
+
+#[test]
+fn uninstall_needs_to_see_only_what_it_removes() {
+    let node = Node::new();
+    node.ok(&["install"]);
+    fs::remove_file(node.path("bin/composer")).unwrap();
+    fs::remove_dir_all(node.path("host/var/lib")).unwrap();
+    fs::write(node.path("host/var/lib"), "a file").unwrap();
+    let said = node.fails(1, &["status"]);
+    assert!(said.contains("spool is not a directory"), "{said}");
+    node.ok(&["uninstall"]);
+    assert_eq!(node.sysctl("kernel/core_pattern"), "|/usr/share/apport/apport %p");
+    assert!(!node.host_dir().exists());
+    assert!(node.ok(&["uninstall"]).contains("nothing is installed"));
+    fs::remove_dir(node.path("host/opt")).unwrap();
+    fs::write(node.path("host/opt"), "a file").unwrap();
+    assert!(node.ok(&["uninstall"]).contains("nothing is installed"));
+    let said = node.fails(1, &["install"]);
+    assert!(said.contains("/opt/coredump-handler is not a directory"), "{said}");
+}
+
+#[test]
+fn uninstall_gives_directories_back_as_they_were() {
+    let node = Node::new();
+    node.furnish();
+    fs::write(node.host_dir().join("README"), "not ours").unwrap();
+    let before = node.snapshot();
+    node.ok(&["install"]);
+    let mode = |dir: PathBuf| dir.metadata().unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(node.host_dir()), mode(node.spool())), (0o700, 0o2770));
+    node.ok(&["uninstall"]);
+    assert_eq!(node.snapshot(), before);
+}
+
+#[test]
+fn what_others_share_is_not_closed() {
+    for dir in [Node::host_dir, Node::spool] {
+        let node = Node::new();
+        node.furnish();
+        fs::set_permissions(dir(&node), fs::Permissions::from_mode(0o1777)).unwrap();
+        let before = node.snapshot();
+        for command in ["install", "status"] {
+            let said = node.fails(1, &[command]);
+            assert!(said.contains("has mode 1777: others share it"), "{said}");
+        }
+        assert_eq!(node.snapshot(), before);
+    }
+}
+
+#[test]
+fn what_belongs_to_somebody_else_is_replaced_or_refused() {
+    if !is_root() {
+        return;
+    }
+    let stranger = |path: &Path| chown(path, Some(4711), None).unwrap();
+    let refused = |node: &Node, commands: &[&str], why: &str| {
+        for command in commands {
+            let said = node.fails(1, &[command]);
+            assert!(said.contains(why), "{command}: {said}");
+        }
+    };
+    let node = Node::new();
+    node.ok(&["install"]);
+    for name in ["composer", "composer.yaml"] {
+        stranger(&node.host_dir().join(name));
+        refused(&node, &["status"], &format!("{name} belongs to uid 4711"));
+    }
+    node.ok(&["install"]);
+    node.ok(&["status"]);
+    stranger(&node.host_dir());
+    refused(&node, &["install", "run", "status"], "coredump-handler belongs to uid 4711");
+    chown(node.host_dir(), Some(0), None).unwrap();
+    stranger(&node.host_dir().join("state.json"));
+    refused(&node, &["install", "run", "uninstall"], "state.json: it belongs to uid 4711");
+    assert!(node.sysctl("kernel/core_pattern").starts_with("|/opt/coredump-handler/composer "));
+}
+
+#[test]
+fn status_explains_what_the_kernel_runs() {
+    let node = Node::new();
+    node.ok(&["install"]);
+    let explains = |name: &str, mode: u32, why: &str| {
+        fs::set_permissions(node.host_dir().join(name), fs::Permissions::from_mode(mode)).unwrap();
+        let said = node.fails(1, &["status"]);
+        assert!(said.contains(&format!("not collecting: {why}\n")), "{said}");
+        node.ok(&["install"]);
+        node.ok(&["status"]);
+    };
+    let path = "/opt/coredump-handler";
+    explains("", 0o755, &format!("host_dir: {path} has mode 755 and should have 700"));
+    explains("", 0o1777, &format!("host_dir: {path} has mode 1777: others share it"));
+    explains(
+        "composer.yaml",
+        0o666,
+        &format!("settings: {path}/composer.yaml has mode 666 and should have 644"),
+    );
+}
+
+#[test]
+fn a_directory_deleted_under_its_mount_is_told_from_one_that_is_not_there() {
+    for dir in [Node::host_dir, Node::spool] {
+        let node = Node::new();
+        node.ok(&["install"]);
+        // What a mount shows after its source was deleted: open, and no name.
+        fs::remove_dir_all(dir(&node)).unwrap();
+        fs::create_dir(node.path("deleted")).unwrap();
+        let open = fs::File::open(node.path("deleted")).unwrap();
+        fs::remove_dir(node.path("deleted")).unwrap();
+        symlink(format!("/proc/{}/fd/{}", std::process::id(), open.as_raw_fd()), dir(&node)).unwrap();
+        for command in ["install", "run", "status"] {
+            let said = node.fails(1, &[command]);
+            assert!(said.contains("is deleted on the host; restart to mount it anew"), "{said}");
+        }
+    }
 }
 
 #[test]

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::chown;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use crate::node::{Node, text};
+use crate::node::{Node, is_root, text};
 
 /// System calls on files that change none. Whatever is not listed here is
 /// taken for a change, so that a new way of writing is not overlooked.
@@ -15,33 +16,59 @@ const HARMLESS: &str = "access close execve fcntl fstat getcwd getdents64 ioctl 
 
 #[test]
 fn killed_while_installing() {
-    kill_everywhere("install", |_| {});
+    kill_everywhere("install", |_| {}, |_| {});
 }
 
 #[test]
 fn killed_while_uninstalling() {
-    kill_everywhere("uninstall", |node| drop(node.ok(&["install"])));
+    kill_everywhere("uninstall", |_| {}, |node| drop(node.ok(&["install"])));
 }
 
 #[test]
 fn killed_while_upgrading() {
-    kill_everywhere("install", |node| {
+    let prepare = |node: &Node| {
         node.ok(&["install"]);
         node.ship("two");
         node.configure("core_pipe_limit: 32\nsuid_dumpable: 2\ncomposer: {redact_environ: false}");
-    });
+    };
+    kill_everywhere("install", |_| {}, prepare);
 }
 
-/// Runs `command` on a node made by `prepare` and kills it at each change in
-/// turn. The next installer, whatever it is asked for, must be able to go on.
-fn kill_everywhere(command: &str, prepare: fn(&Node)) {
-    let changes = changes(command, prepare);
+#[test]
+fn killed_while_taking_over_directories() {
+    kill_everywhere("install", furnish, |_| {});
+}
+
+#[test]
+fn killed_while_giving_directories_back() {
+    kill_everywhere("uninstall", furnish, |node| drop(node.ok(&["install"])));
+}
+
+/// Directories of somebody else, who has something in them.
+fn furnish(node: &Node) {
+    node.furnish();
+    fs::write(node.host_dir().join("README"), "not ours").unwrap();
+    if is_root() {
+        chown(node.spool(), None, Some(4711)).unwrap();
+    }
+}
+
+/// Runs `command` on a node made by `before` and `prepare` and kills it at each
+/// change in turn. The next installer, whatever it is asked for, must be able
+/// to go on, and to give back what `before` had made.
+fn kill_everywhere(command: &str, before: fn(&Node), prepare: fn(&Node)) {
+    let make = || {
+        let node = Node::new();
+        before(&node);
+        let snapshot = node.snapshot();
+        prepare(&node);
+        (node, snapshot)
+    };
+    let changes = changes(command, &make().0);
     assert!(changes.len() > 10, "strace saw only {changes:?}");
     for (syscall, nth) in &changes {
         for recovery in [&["install", "uninstall"][..], &["uninstall"]] {
-            let node = Node::new();
-            let before = node.snapshot();
-            prepare(&node);
+            let (node, before) = make();
             kill(&node, command, syscall, *nth);
             let at = format!("{command} killed at {syscall} number {nth}, then {recovery:?}");
             assert_no_dump_is_lost(&node, &at);
@@ -70,12 +97,10 @@ fn assert_no_dump_is_lost(node: &Node, at: &str) {
 
 /// Each system call by which an unharmed run changes anything: its name, and
 /// how many of that name there were before it, plus one.
-fn changes(command: &str, prepare: fn(&Node)) -> Vec<(String, usize)> {
-    let node = Node::new();
-    prepare(&node);
+fn changes(command: &str, node: &Node) -> Vec<(String, usize)> {
     let log = node.path("strace.log");
     let trace = ["-e", "trace=%file,%desc", "-o", log.to_str().unwrap()];
-    let output = strace(&node, &trace, command).output();
+    let output = strace(node, &trace, command).output();
     let output = output.expect("this test needs strace (the Debian package of that name)");
     assert!(output.status.success(), "{}", text(&output));
 

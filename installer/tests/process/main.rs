@@ -6,5 +6,6 @@
 mod commands;
 mod killed;
 mod node;
+mod pod;
 mod selftest;
 mod watch;

@@ -52,8 +52,12 @@ impl Node {
 
     /// Writes the configuration: what every test needs, and `more`.
     pub fn configure(&self, more: &str) {
+        self.configure_for(fs::metadata(self.path("sys")).unwrap().gid(), more);
+    }
+
+    /// The same, and the spool is for this group.
+    pub fn configure_for(&self, gid: u32, more: &str) {
         let sysctl_dir = self.path("sys");
-        let gid = fs::metadata(self.path("sys")).unwrap().gid();
         let yaml = format!("sysctl_dir: {}\nspool_gid: {gid}\n{more}\n", sysctl_dir.display());
         fs::write(self.path("installer.yaml"), yaml).unwrap();
     }
@@ -61,7 +65,9 @@ impl Node {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.path("bin/installer"));
         command.args(["--config".as_ref(), self.path("installer.yaml").as_os_str()]);
-        command.args(["--host-root".as_ref(), self.path("host").as_os_str()]);
+        if !args.contains(&"--host-root") {
+            command.args(["--host-root".as_ref(), self.path("host").as_os_str()]);
+        }
         command.args(args);
         command
     }
@@ -90,8 +96,11 @@ impl Node {
         text.lines().next().unwrap_or_default().to_owned()
     }
 
+    /// Like the kernel, from one value to the other and nothing in between.
     pub fn set(&self, name: &str, value: &str) {
-        fs::write(self.path("sys").join(name), format!("{value}\n")).unwrap();
+        let new = self.path("sys.new");
+        fs::write(&new, format!("{value}\n")).unwrap();
+        fs::rename(new, self.path("sys").join(name)).unwrap();
     }
 
     pub fn host_dir(&self) -> PathBuf {
@@ -102,18 +111,29 @@ impl Node {
         self.path("host/var/lib/coredump-handler/spool")
     }
 
-    /// Everything there is on the host: names, modes, bytes and sysctls.
-    pub fn snapshot(&self) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+    /// Makes what the installer would have to make, the way others make it.
+    pub fn furnish(&self) {
+        for dir in [self.host_dir(), self.spool()] {
+            fs::create_dir_all(&dir).unwrap();
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+
+    /// Everything there is on the host: names, modes, groups, bytes and sysctls.
+    pub fn snapshot(&self) -> Snapshot {
         let mut all = BTreeMap::new();
         look(&self.path("host"), &mut all);
         for (name, _) in BEFORE {
-            all.insert(name.into(), (0, self.sysctl(name).into_bytes()));
+            all.insert(name.into(), (0, 0, self.sysctl(name).into_bytes()));
         }
         all
     }
 }
 
-fn look(path: &Path, all: &mut BTreeMap<PathBuf, (u32, Vec<u8>)>) {
+/// By path, the mode, the group and the bytes.
+type Snapshot = BTreeMap<PathBuf, (u32, u32, Vec<u8>)>;
+
+fn look(path: &Path, all: &mut Snapshot) {
     let meta = path.symlink_metadata().unwrap();
     let mut bytes = Vec::new();
     if meta.is_dir() {
@@ -123,7 +143,7 @@ fn look(path: &Path, all: &mut BTreeMap<PathBuf, (u32, Vec<u8>)>) {
     } else {
         bytes = fs::read(path).unwrap();
     }
-    all.insert(path.to_owned(), (meta.permissions().mode(), bytes));
+    all.insert(path.to_owned(), (meta.permissions().mode(), meta.gid(), bytes));
 }
 
 /// Waits for a condition, for as long as drift may go unnoticed.
@@ -133,6 +153,15 @@ pub fn eventually(what: &str, condition: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "never: {what}");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Whether we are root; if not, says that the test shows nothing.
+pub fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("this test needs root, and has tested nothing");
+    }
+    root
 }
 
 /// All that a command printed.

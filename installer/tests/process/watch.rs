@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -11,21 +11,30 @@ use nix::unistd::Pid;
 use crate::node::{FOREIGN, Node, eventually};
 
 /// An installer that keeps a node collecting.
-struct Watch {
-    child: Child,
+pub struct Watch {
+    pub child: Child,
     log: PathBuf,
 }
 
 impl Watch {
     fn start(node: &Node) -> Watch {
+        Watch::start_and(node, "this node is collecting")
+    }
+
+    fn start_and(node: &Node, words: &str) -> Watch {
+        Watch::spawn(node, &mut node.command(&["run"]), words)
+    }
+
+    /// Starts `command` and waits for `words` in its log.
+    pub fn spawn(node: &Node, command: &mut Command, words: &str) -> Watch {
         let log = node.path("run.log");
-        let child = node.command(&["run"]).stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let child = command.stderr(File::create(&log).unwrap()).spawn().unwrap();
         let watch = Watch { child, log };
-        watch.logs("this node is collecting");
+        watch.logs(words);
         watch
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 
@@ -84,6 +93,51 @@ fn run_reports_a_failed_repair_once_and_tries_again() {
     fs::write(node.host_dir().join("state.json"), state).unwrap();
     fs::rename(node.path("sys/away"), node.path("sys/kernel/core_pattern")).unwrap();
     watch.logs("is collecting again");
+    watch.end(Signal::SIGTERM);
+}
+
+#[test]
+fn run_says_who_it_lost_to_even_if_it_cannot_set_it_back() {
+    let node = Node::new();
+    node.configure("check_every: 5ms");
+    let mut watch = Watch::start(&node);
+    fs::rename(node.path("sys/kernel/core_pipe_limit"), node.path("sys/away")).unwrap();
+    for found in [FOREIGN, "|/other %p"] {
+        node.set("kernel/core_pattern", found);
+        watch.logs(&format!("found={found:?}"));
+    }
+    assert_eq!(watch.log().matches("somebody changed kernel.core_pattern").count(), 2);
+    fs::rename(node.path("sys/away"), node.path("sys/kernel/core_pipe_limit")).unwrap();
+    watch.logs("is collecting again");
+    watch.end(Signal::SIGTERM);
+}
+
+#[test]
+fn run_blames_nobody_for_what_a_killed_installer_left() {
+    let node = Node::new();
+    node.configure("check_every: 5ms");
+    let mut watch = Watch::start(&node);
+    fs::write(node.host_dir().join(".composer.new"), "half a compo").unwrap();
+    watch.logs(".composer.new");
+    assert!(!watch.log().contains("somebody"), "{}", watch.log());
+    watch.end(Signal::SIGTERM);
+}
+
+#[test]
+fn run_waits_for_no_lock_and_still_gets_it() {
+    let node = Node::new();
+    node.configure("check_every: 5ms");
+    node.furnish();
+    let other = File::open(node.host_dir()).unwrap();
+    other.lock().unwrap();
+    let mut watch = Watch::start_and(&node, "another installer is at work");
+    watch.end(Signal::SIGTERM);
+    let mut watch = Watch::start_and(&node, "another installer is at work");
+    other.unlock().unwrap();
+    watch.logs("this node is collecting");
+    other.lock().unwrap();
+    node.set("kernel/core_pattern", FOREIGN);
+    watch.logs(&format!("found={FOREIGN:?}"));
     watch.end(Signal::SIGTERM);
 }
 
