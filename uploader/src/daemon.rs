@@ -84,6 +84,11 @@ impl Daemon {
     /// (a node may be out of inotify instances) it works through the spool once.
     async fn attend(&mut self, mut watch: Option<Watch>) {
         loop {
+            // Before the listing: what is finished is not in it any more, and
+            // must not be taken for something to do.
+            while let Some(finished) = self.uploads.try_join_next() {
+                self.finish(finished);
+            }
             let waiting_for_the_store = match self.uploader.spool().list() {
                 Ok(found) => self.advance(&found),
                 Err(err) => return self.complain(&format!("listing it: {err}")),
@@ -106,9 +111,6 @@ impl Daemon {
 
     /// Does what there is to do. Returns whether the store has to be waited for.
     fn advance(&mut self, found: &[Found]) -> bool {
-        while let Some(finished) = self.uploads.try_join_next() {
-            self.finish(finished);
-        }
         self.progress.retain(found);
         let waiting = self.store.until > Instant::now();
         let free = if waiting { 0 } else { self.parallel.saturating_sub(self.uploads.len()) };

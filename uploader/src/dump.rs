@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use md5::Md5;
 use protocol::manifest::{FILE_NAME, Manifest};
-use protocol::spool::{DumpId, Entry, Spool};
+use protocol::spool::DumpId;
 use sha2::{Digest, Sha256};
 
 use crate::key::ObjectKey;
@@ -53,24 +53,27 @@ pub struct Part {
 }
 
 impl Dump {
-    /// Opens a dump and reads it once, in full.
+    /// Reads a dump once, in full.
     ///
     /// # Errors
-    /// If it is gone or cannot be read.
-    pub fn open(spool: &Spool, entry: &Entry, part_size: u64, key: ObjectKey) -> io::Result<Dump> {
-        let file = spool.read(entry)?;
+    /// If it cannot be read.
+    pub fn measure(
+        file: File,
+        part_size: u64,
+        key: ObjectKey,
+        mut metadata: Vec<(&'static str, String)>,
+    ) -> io::Result<Dump> {
         let bytes = file.metadata()?.len();
         let (parts, sha256) = measure(&file, layout(bytes, part_size))?;
-        let manifest = read_manifest(&file, entry.id()).ok().map(|(_, manifest)| manifest);
-        let metadata = metadata(entry.id(), &sha256, manifest.as_ref());
+        metadata.push(("sha256", sha256.clone()));
         Ok(Dump { file: Arc::new(file), bytes, key, metadata, sha256, parts })
     }
 }
 
-/// User metadata. Values are printable ASCII, since they travel as HTTP
-/// headers, and cut, since S3 limits them.
-fn metadata(id: &DumpId, sha256: &str, manifest: Option<&Manifest>) -> Vec<(&'static str, String)> {
-    let mut metadata = vec![("id", id.to_string()), ("sha256", sha256.to_owned())];
+/// What user metadata a dump has before it is read. Values are printable
+/// ASCII, since they travel as HTTP headers, and cut, since S3 limits them.
+pub fn metadata(id: &DumpId, manifest: Option<&Manifest>) -> Vec<(&'static str, String)> {
+    let mut metadata = vec![("id", id.to_string())];
     if let Some(manifest) = manifest {
         metadata.push(("node", manifest.node.to_string()));
         metadata.extend(manifest.crash.signal_name.clone().map(|signal| ("signal", signal)));
@@ -86,6 +89,11 @@ fn metadata(id: &DumpId, sha256: &str, manifest: Option<&Manifest>) -> Vec<(&'st
         value.truncate(MAX_METADATA_VALUE);
     }
     metadata
+}
+
+/// A digest as text.
+pub fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Neither blanks: what becomes of them in a header, and in its signature, is
@@ -121,8 +129,7 @@ fn measure(mut file: &File, layout: impl Iterator<Item = (u64, u64)>) -> io::Res
         }
         parts.push(Part { offset, bytes, md5: md5.finalize().into() });
     }
-    let sha256 = sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((parts, sha256))
+    Ok((parts, hex(&sha256.finalize())))
 }
 
 /// The manifest of the dump in `file`, as it stands there and as we read it.
@@ -197,9 +204,9 @@ mod tests {
         let json = include_str!("../../protocol/tests/golden/manifest-1.json");
         let mut manifest: Manifest = serde_json::from_str(json).unwrap();
         manifest.crash.exe = Some(format!("/tmp/a   b/ä\n{}", "x".repeat(4096)).as_str().into());
-        let metadata = metadata(&manifest.id, &"0".repeat(64), Some(&manifest));
-        assert_eq!(metadata.len(), 8);
-        assert!(metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() < 2048);
+        let metadata = metadata(&manifest.id, Some(&manifest));
+        assert_eq!(metadata.len(), 7);
+        assert!(metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() < 2048 - 70);
         assert!(
             metadata.iter().all(|(_, value)| value.bytes().all(|b| (b'!'..0x7f).contains(&b))),
             "{metadata:?}"

@@ -38,7 +38,8 @@ pub enum Head {
     },
     /// Nothing.
     Absent,
-    /// It does not say: our credentials are wrong, or their rights too few.
+    /// It does not say: our credentials are wrong or outdated, or their rights
+    /// too few.
     Denied,
 }
 
@@ -55,6 +56,11 @@ pub enum PutError {
 }
 
 impl PutError {
+    /// There is no time any more.
+    pub fn stopped() -> PutError {
+        PutError::Later(anyhow::anyhow!("the uploader is being stopped"))
+    }
+
     fn is_later(&self) -> bool {
         matches!(self, PutError::Later(_))
     }

@@ -4,14 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use protocol::spool::{Entry, Spool, State};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use crate::dump::{Dump, read_manifest};
-use crate::key::{ObjectKey, Template};
+use crate::dump::{Dump, metadata, read_manifest};
+use crate::key::Template;
 use crate::store::{Head, PutError, Store};
 
 /// How many dumps are measured at a time. It takes a thread each, and those
@@ -96,25 +96,24 @@ impl Inner {
     async fn upload(&self, entry: &Entry) -> Result<Fate, Trouble> {
         let began = Instant::now();
         let file = match self.spool.read(entry) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(gone(entry)),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                log::info!(dump:% = entry.id(); "somebody removed it from the spool before it was uploaded");
+                return Ok(Fate::Gone);
+            }
             file => file.with_context(|| format!("opening {entry}")).map_err(Trouble::Dump)?,
         };
-        let key = match read_manifest(&file, entry.id()) {
-            Ok((_, manifest)) => self.key.key(entry.id(), Some(&manifest)),
-            Err(why) => {
-                log::warn!(dump:% = entry.id(); "its manifest cannot be read, it is uploaded without: {why:#}");
-                self.key.key(entry.id(), None)
-            }
-        };
-        drop(file);
+        let manifest = read_manifest(&file, entry.id()).map(|(_, manifest)| manifest).inspect_err(|why| {
+            log::warn!(dump:% = entry.id(); "its manifest cannot be read, it is uploaded without: {why:#}");
+        });
+        let manifest = manifest.as_ref().ok();
+        let (key, metadata) = (self.key.key(entry.id(), manifest), metadata(entry.id(), manifest));
         // Asked before the dump is read, which may take minutes: whether there
         // is a store to read it for, and whether it is there from an attempt
         // that was killed.
         let there = self.store.head(&key).await.map_err(|err| Trouble::Store(err.into()))?;
-        let dump = match self.measure(entry, key).await? {
-            Some(dump) => dump,
-            None => return Ok(gone(entry)),
-        };
+        let part_size = self.part_size;
+        let measured = self.measured(move || Dump::measure(file, part_size, key, metadata)).await?;
+        let dump = measured.with_context(|| format!("reading {entry}")).map_err(Trouble::Dump)?;
         match self.put(&dump, there).await {
             Ok(()) => {}
             Err(PutError::Never(why)) => {
@@ -131,18 +130,15 @@ impl Inner {
         Ok(Fate::Stored)
     }
 
-    async fn measure(&self, entry: &Entry, key: ObjectKey) -> Result<Option<Dump>, Trouble> {
+    /// Does `measure`, when it is its turn and unless there is no time any more.
+    async fn measured<T: Send + 'static>(
+        &self,
+        measure: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Trouble> {
         let _turn = self.measuring.acquire().await;
-        let (spool, name, part_size) = (self.spool.clone(), entry.clone(), self.part_size);
-        let open = spawn_blocking(move || Dump::open(&spool, &name, part_size, key));
-        let opened = tokio::select! {
-            opened = open => opened.map_err(|panic| Trouble::Dump(panic.into()))?,
-            () = self.stop.cancelled() => return Err(Trouble::Store(anyhow!("the uploader is being stopped"))),
-        };
-        match opened {
-            Ok(dump) => Ok(Some(dump)),
-            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(err) => Err(Trouble::Dump(anyhow::Error::from(err).context(format!("reading {entry}")))),
+        tokio::select! {
+            measured = spawn_blocking(measure) => measured.map_err(|panic| Trouble::Dump(panic.into())),
+            () = self.stop.cancelled() => Err(Trouble::Store(PutError::stopped().into())),
         }
     }
 
@@ -182,11 +178,6 @@ impl Inner {
             }
         }
     }
-}
-
-fn gone(entry: &Entry) -> Fate {
-    log::info!(dump:% = entry.id(); "somebody removed it from the spool before it was uploaded");
-    Fate::Gone
 }
 
 /// Whether what the store has is the dump.

@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::{Head, PutError, Store};
-use crate::dump::{CHUNK, Dump};
+use crate::dump::{CHUNK, Dump, hex};
 use crate::key::ObjectKey;
 
 /// A store in `path`, which has to exist: if it does not, the volume is not
@@ -93,8 +93,7 @@ impl Dir {
                     n => sha256.update(&chunk[..n]),
                 }
             }
-            let sha256 = sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-            Ok(Head::Stored { bytes: file.stream_position()?, sha256 })
+            Ok(Head::Stored { bytes: file.stream_position()?, sha256: hex(&sha256.finalize()) })
         };
         read().with_context(|| format!("reading back {}", path.display()))
     }

@@ -92,7 +92,7 @@ impl S3 {
             begun.upload_id.ok_or_else(|| PutError::Later(anyhow!("the store gave no upload id")))?;
         let put = tokio::select! {
             put = self.put_parts(dump, key, &upload) => put,
-            () = stop.cancelled() => Err(PutError::Later(anyhow!("the uploader is being stopped"))),
+            () = stop.cancelled() => Err(PutError::stopped()),
         };
         if put.is_err() {
             self.abort(key, upload).await;
@@ -176,7 +176,7 @@ impl Store for S3 {
         let put = match dump.parts[..] {
             [part] => tokio::select! {
                 put = self.put_whole(dump, part, &key) => put,
-                () = stop.cancelled() => Err(PutError::Later(anyhow!("the uploader is being stopped"))),
+                () = stop.cancelled() => Err(PutError::stopped()),
             },
             _ => self.put_in_parts(dump, &key, stop).await,
         };
@@ -194,7 +194,7 @@ impl Store for S3 {
             }),
             Err(err) => match answered(&err) {
                 Some(404) => Ok(Head::Absent),
-                Some(400..500) => Ok(Head::Denied),
+                Some(400 | 401 | 403) => Ok(Head::Denied),
                 _ => Err(verdict(err).doing(format!("asking for {key} in {self}"))),
             },
         }

@@ -55,6 +55,8 @@ fn whatever_is_wrong_for_a_while_costs_no_dump() {
         (PutObject, answer(502, "<html><p>no gateway"), "502 htmlpno gateway"),
         (PutObject, answer(413, ""), "413 (something before the store"),
         (HeadObject, Fault::error(500, "InternalError"), "500 "),
+        (HeadObject, Fault::error(429, "TooManyRequests"), "429 "),
+        (HeadObject, Fault::error(301, "PermanentRedirect"), "301 (the bucket is elsewhere"),
         (CreateUpload, Fault::error(429, "TooManyRequests"), "429 TooManyRequests"),
         (CreateUpload, answer(200, "not XML"), "502 not XML"),
         (CreateUpload, answer(200, "<html><head><meta></head>"), "502 html"),

@@ -190,13 +190,15 @@ fn a_spool_that_comes_late_or_goes_away_is_waited_for() {
     fs::remove_dir(node.spool_dir()).unwrap();
     let daemon = node.start();
     daemon.wait_for_log("the spool cannot be used as it should: watching it: No such file or directory");
-    for times in 1..3 {
+    let complaints = || daemon.log().matches("the spool cannot be used as it should").count();
+    for _ in 0..2 {
         fs::create_dir(node.spool_dir()).unwrap();
         node.dump(10);
         node.wait_until_empty();
+        let before = complaints();
+        // Whether it is the watch or the next listing that finds out is a race.
         fs::remove_dir(node.spool_dir()).unwrap();
-        let gone = || daemon.log().matches("cannot be used as it should: it is gone").count();
-        wait_for("the complaint", PATIENCE, || (gone() == times).then_some(()));
+        wait_for("a complaint", PATIENCE, || (complaints() > before).then_some(()));
     }
     assert_eq!(store.objects(BUCKET).len(), 2);
 }

@@ -52,6 +52,7 @@ pub fn answered<E>(err: &RusotoError<E>) -> Option<u16> {
 /// An answer to HEAD has no body to say more.
 fn status_text(status: u16) -> &'static str {
     match status {
+        301 | 307 => "(the bucket is elsewhere: region or endpoint)",
         403 => "(the store does not allow it: credentials or rights)",
         404 => "(there is no such bucket or object)",
         413 => "(something before the store has a limit on the size of requests; smaller parts may fit)",
