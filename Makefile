@@ -24,13 +24,20 @@ demo: ## one real crash becomes one verified object; needs root, puts the host b
 	@exec sh deploy/demo.sh
 
 .PHONY: test
-test: tools build static ## everything; as root also with the real kernel
+test: tools build static crasher ## everything; as root also with the real kernel
 ifeq ($(shell id -u),0)
 	cargo test --locked --workspace
 else
 	cargo test --locked --workspace --exclude testbed
 	@echo 'not root: what needs the kernel (deploy/testbed) was left out'
 endif
+
+# The containers of the tests have nothing in them but this.
+.PHONY: crasher
+crasher:
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked -p testbed --bin crasher --target $(TARGET)
+	mkdir -p dist/test
+	install -s -m 0755 $(TARGET_DIR)/$(TARGET)/debug/crasher dist/test/
 
 .PHONY: tools
 tools: ## installs what the tests need of the system, or names it
@@ -43,7 +50,7 @@ fmt-check:
 .PHONY: lint
 lint: check-deps ## formatting, clippy, shellcheck, dependency directions
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	shellcheck deploy/*.sh .ci/run
+	shellcheck deploy/*.sh deploy/testbed/src/containerd/*.sh .ci/run
 
 .PHONY: doc
 doc: ## the developers' documentation

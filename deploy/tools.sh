@@ -7,9 +7,11 @@ need() { # COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
 need cc gcc
+need containerd containerd # the runtime of the tests' pods
 need curl curl          # asks the store of the tests questions that no client of ours would
 need gdb gdb            # opens a core the way its reader will
 need pkill procps        # lets the store of the demo die
+need runc runc
 need shellcheck shellcheck
 need strace strace      # kills the installer at each of its system calls
 need unzip unzip        # opens a dump the way its reader will

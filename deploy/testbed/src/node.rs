@@ -194,8 +194,13 @@ pub fn dist() -> PathBuf {
 /// A directory with a short name, since the pattern that names the composer
 /// has 127 bytes, on a file system from which the kernel will run it.
 fn short_dir() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("cdh.").tempdir_in(short_dir_parent());
+    dir.expect("a temporary directory for the node")
+}
+
+/// Where such a directory can be.
+pub(crate) fn short_dir_parent() -> &'static Path {
     let runs = |dir: &&str| statvfs(*dir).is_ok_and(|fs| !fs.flags().contains(FsFlags::ST_NOEXEC));
-    let dir = ["/tmp", "/var/tmp", "/run"].iter().find(|dir| runs(dir));
-    let dir = dir.expect("/tmp, /var/tmp or /run allows to run programs");
-    tempfile::Builder::new().prefix("cdh.").tempdir_in(dir).expect("a temporary directory for the node")
+    let dir = ["/tmp", "/var/tmp", "/run"].into_iter().find(runs);
+    Path::new(dir.expect("/tmp, /var/tmp or /run allows to run programs"))
 }

@@ -1,0 +1,112 @@
+//! What a test says of the pods and containers it wants.
+
+/// How much of its node a pod was promised, which decides where its cgroup is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Qos {
+    /// All it asked for: `/kubepods/pod<uid>`.
+    Guaranteed,
+    /// Some of it: `/kubepods/burstable/pod<uid>`.
+    Burstable,
+    /// Nothing: `/kubepods/besteffort/pod<uid>`.
+    BestEffort,
+}
+
+impl Qos {
+    pub(super) fn cgroup(self, uid: &str) -> String {
+        match self {
+            Qos::Guaranteed => format!("/kubepods/pod{uid}"),
+            Qos::Burstable => format!("/kubepods/burstable/pod{uid}"),
+            Qos::BestEffort => format!("/kubepods/besteffort/pod{uid}"),
+        }
+    }
+
+    pub(super) fn oom_score_adj(self) -> i64 {
+        match self {
+            Qos::Guaranteed => -997,
+            Qos::Burstable => 999,
+            Qos::BestEffort => 1000,
+        }
+    }
+}
+
+/// A pod as a test wants it. By default it is `default/web-0` with nothing
+/// special about it.
+#[derive(Clone, Copy, Debug)]
+pub struct PodSpec<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its uid; a new one if there is none.
+    pub uid: Option<&'a str>,
+    /// How often its sandbox was made anew.
+    pub attempt: u32,
+    /// Its hostname, if that is not its name. A pod with the host's network has the host's.
+    pub hostname: Option<&'a str>,
+    /// Labels besides those that a kubelet adds.
+    pub labels: &'a [(&'a str, &'a str)],
+    /// Annotations besides those that a kubelet adds.
+    pub annotations: &'a [(&'a str, &'a str)],
+    /// Where its cgroup is.
+    pub qos: Qos,
+    /// `hostNetwork`.
+    pub host_network: bool,
+    /// `hostPID`.
+    pub host_pid: bool,
+    /// `shareProcessNamespace`: process 1 is the pod's, not the container's.
+    pub share_process_namespace: bool,
+}
+
+impl Default for PodSpec<'_> {
+    fn default() -> Self {
+        PodSpec {
+            name: "web-0",
+            namespace: "default",
+            uid: None,
+            attempt: 0,
+            hostname: None,
+            labels: &[],
+            annotations: &[],
+            qos: Qos::BestEffort,
+            host_network: false,
+            host_pid: false,
+            share_process_namespace: false,
+        }
+    }
+}
+
+/// A container as a test wants it: a `crasher`, and by default one that just crashes.
+#[derive(Clone, Copy, Debug)]
+pub struct ContainerSpec<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// How often it was restarted.
+    pub attempt: u32,
+    /// The arguments of the crasher.
+    pub args: &'a [&'a str],
+    /// Its environment.
+    pub env: &'a [(&'a str, &'a str)],
+    /// Whom it runs as; root if nobody.
+    pub user: Option<u32>,
+    /// Labels besides those that a kubelet adds.
+    pub labels: &'a [(&'a str, &'a str)],
+    /// Annotations besides those that a kubelet adds.
+    pub annotations: &'a [(&'a str, &'a str)],
+    /// A terminal for it, in which case all it says goes to stdout.
+    pub tty: bool,
+}
+
+impl Default for ContainerSpec<'_> {
+    fn default() -> Self {
+        ContainerSpec {
+            name: "app",
+            attempt: 0,
+            args: &[],
+            env: &[],
+            user: None,
+            labels: &[],
+            annotations: &[],
+            tty: false,
+        }
+    }
+}
