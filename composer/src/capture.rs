@@ -8,27 +8,28 @@ use std::panic::{self, AssertUnwindSafe};
 
 use anyhow::{Context, anyhow};
 use jiff::{Timestamp, Unit};
-use nix::sys::signal::Signal;
 use nix::unistd::gethostname;
 use protocol::argv::Argv;
 use protocol::host::HostRoot;
-use protocol::journal::{self as crashes, Line, Outcome};
-use protocol::manifest::{self, Core, Crash, Manifest, Section, Truncation};
-use protocol::settings::ComposerSettings;
-use protocol::spool::{DumpId, Hint, Part, Spool};
+use protocol::journal::{self as crashes, Line, Outcome, Skip};
+use protocol::manifest::{self, Manifest};
+use protocol::settings::{Capture, ComposerSettings};
+use protocol::spool::{DumpId, Part, Spool};
 use protocol::text::Text;
 
-use crate::dump::{Copied, DumpZip};
+use crate::cgroup::{self, PodCgroup};
+use crate::dump::DumpZip;
+use crate::lookup::{Findings, Lookup};
 use crate::pipe::CorePipe;
 use crate::process::{self, Process};
 use crate::story::Story;
-use crate::{journal, kmsg, settings};
+use crate::{account, journal, kmsg, settings};
 
 /// Captures the core on standard input. Returns a line about the dump.
 ///
 /// # Errors
-/// If there is no dump: no spool, or it could not be written. The pipe is
-/// closed then, and the crashed process free.
+/// If there is no dump and should be one: no spool, or it could not be written.
+/// The pipe is closed then, and the crashed process free.
 pub fn capture(argv: &Argv) -> anyhow::Result<String> {
     let mut story = Story::begin();
     let comm = argv.comm.clone().unwrap_or_default();
@@ -42,14 +43,15 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
     small.iter().for_each(|problem| story.problem(problem));
     // Neither of the two may take the core with it.
     let read_process = || process::read(argv.pid, argv.tid, argv.pidfd, |cut| story.problem(cut));
-    let mut process = guarded(read_process).unwrap_or_else(|why| Process::missing(&why));
-    match &process.exe {
-        Section::Present(exe) => story.note(format_args!("read /proc: {exe}")),
-        Section::Missing { reason } => story.problem(reason),
+    let mut process = guarded(read_process).unwrap_or_else(|why| Process::unproven(&why));
+    match (&process.identity, &process.exe) {
+        (Err(why), _) => story.problem(format_args!("nothing from /proc, which may be another's: {why}")),
+        (Ok(()), Ok(exe)) => story.note(format_args!("read /proc: {exe}")),
+        (Ok(()), Err(why)) => story.problem(why),
     }
     let (cmdline, problem) = process.cmdline();
     // Where all is missing it has been said.
-    problem.iter().filter(|_| process.exe.present().is_some()).for_each(|problem| story.problem(problem));
+    problem.iter().filter(|_| process.exe.is_ok()).for_each(|problem| story.problem(problem));
     let (settings, problems) =
         guarded(settings::read).unwrap_or_else(|why| (ComposerSettings::default(), vec![why]));
     problems.iter().for_each(|problem| story.problem(problem));
@@ -62,24 +64,32 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
     let time = crash_time(argv, &mut story);
     let random = RandomState::new().hash_one(()); // std seeds it from getrandom(2)
     let id = DumpId::new(time.unwrap_or_else(now), argv.pid.unwrap_or(0), random as u32);
-    let dump = Dump { argv, time, id: &id, cmdline, settings: &settings };
-    let result = match spool.create(id.clone()) {
-        Ok(part) => dump.write(part, pipe, &process, &mut story),
-        Err(err) => Err(err).with_context(|| format!("creating a dump in {}", spool.dir().display())),
+    let place = Place::of(&process);
+    let dump = Dump { argv, time, id: &id, cmdline, place: &place, settings: &settings };
+    let result = match (&place, settings.capture) {
+        (Place::Host, Capture::Pods) => {
+            drop(pipe);
+            Ok(Captured::nothing(Skip::NotAPod, None))
+        }
+        _ => match spool.create(id.clone()) {
+            Ok(part) => dump.write(part, pipe, &process, &mut story),
+            Err(err) => Err(err).with_context(|| format!("creating a dump in {}", spool.dir().display())),
+        },
     };
 
-    let outcome = match &result {
-        Ok((_, outcome)) => outcome.clone(),
-        Err(err) => Outcome::Refused { reason: format!("{err:#}") },
+    let (outcome, container) = match &result {
+        Ok(captured) => (captured.outcome.clone(), captured.container.clone()),
+        Err(err) => (Outcome::Refused { reason: format!("{err:#}") }, place.container_id().cloned()),
     };
     let comm = argv.comm.clone();
-    let line = Line { at: now(), id: id.clone(), outcome, pid: argv.pid, signal: argv.signal, comm };
+    let line =
+        Line { at: now(), id: id.clone(), outcome, pid: argv.pid, signal: argv.signal, comm, container };
     let unjournaled = match journal::append(&spool, &line) {
         Ok(()) => String::new(),
         Err(err) => format!("; nothing about it is in {}: {err}", crashes::FILE_NAME),
     };
     match result {
-        Ok((said, _)) => Ok(said + &unjournaled),
+        Ok(captured) => Ok(captured.said + &unjournaled),
         Err(err) => Err(anyhow!("no dump {id} of pid {pid}: {err:#}{unjournaled}")),
     }
 }
@@ -99,27 +109,79 @@ fn crash_time(argv: &Argv, story: &mut Story) -> Option<Timestamp> {
     time
 }
 
+/// Where the process ran, by its cgroup.
+enum Place {
+    Pod(PodCgroup),
+    Host,
+    Unknown(String),
+}
+
+impl Place {
+    fn of(process: &Process) -> Place {
+        let said = process.file("cgroup").map_err(str::to_owned);
+        match said.and_then(|text| cgroup::pod(&String::from_utf8_lossy(text))) {
+            Ok(Some(pod)) => Place::Pod(pod),
+            Ok(None) => Place::Host,
+            Err(why) => Place::Unknown(why),
+        }
+    }
+
+    fn container_id(&self) -> Option<&String> {
+        match self {
+            Place::Pod(pod) => pod.container_id.as_ref(),
+            Place::Host | Place::Unknown(_) => None,
+        }
+    }
+}
+
+/// What became of a crash.
+struct Captured {
+    /// For people.
+    said: String,
+    /// For programs.
+    outcome: Outcome,
+    /// Where it ran.
+    container: Option<String>,
+}
+
+impl Captured {
+    /// It was not wanted.
+    fn nothing(reason: Skip, container: Option<String>) -> Captured {
+        let whose = container.as_deref().unwrap_or("the host");
+        let said = format!("left out, as configured ({}): a process of {whose}", reason.as_str());
+        Captured { said, outcome: Outcome::Skipped { reason }, container }
+    }
+}
+
 /// What is known before the first byte of the core.
 struct Dump<'a> {
     argv: &'a Argv,
     time: Option<Timestamp>,
     id: &'a DumpId,
     cmdline: Option<Vec<Text>>,
+    place: &'a Place,
     settings: &'a ComposerSettings,
 }
 
 impl Dump<'_> {
-    /// Writes and publishes; returns what to say about it, to people and to
-    /// programs.
+    /// Writes and publishes.
     fn write(
         &self,
         part: Part,
         mut pipe: CorePipe,
         process: &Process,
         story: &mut Story,
-    ) -> anyhow::Result<(String, Outcome)> {
+    ) -> anyhow::Result<Captured> {
+        // The runtime may take seconds to answer, and the crashed process cannot
+        // be reaped until we have drained its pipe. So: both at once.
+        let lookup = match self.place {
+            Place::Pod(who) => Ok(Lookup::start(who.clone(), self.settings)),
+            Place::Host => Err(Findings::missing(None, "the process ran in no pod".to_owned())),
+            Place::Unknown(why) => Err(Findings::undecided(None, why.clone())),
+        };
+        let unwanted = || lookup.as_ref().is_ok_and(|lookup| lookup.skip().is_some());
         let mut zip = DumpZip::new(part.file(), self.id, self.time.unwrap_or_else(now));
-        let copied = zip.core(&mut pipe, self.settings.compression);
+        let copied = zip.core(&mut pipe, self.settings.compression, unwanted);
         // From here on the crashed process is free to go, whatever became of it.
         drop(pipe);
         let copied = copied.context("copying the core")?;
@@ -127,16 +189,16 @@ impl Dump<'_> {
         let captured_at = now();
         story.note(format_args!("closed the pipe after {} bytes", copied.bytes));
 
-        let core = describe(&copied, story);
-        for (name, content) in &process.files {
-            match content {
-                Section::Present(content) => {
-                    zip.entry(&format!("proc/{name}"), content)
-                        .with_context(|| format!("writing proc/{name}"))?;
-                }
-                Section::Missing { reason } => story.note(format_args!("no proc/{name}: {reason}")),
-            }
+        let found = lookup.map_or_else(|nothing| nothing, Lookup::wait);
+        let container = account::container(&found.container);
+        if let Some(reason) = found.skip {
+            drop(zip);
+            part.discard().context("removing a dump that is not wanted")?;
+            return Ok(Captured::nothing(reason, container));
         }
+        story.note(format_args!("container: {}", container.as_deref().unwrap_or("none that is known")));
+        self.add_context(&mut zip, process, &found, story)?;
+        let core = account::core(&copied, story);
         if let Some(kib) = peak_memory_kib() {
             story.note(format_args!("used at most {kib} KiB of memory"));
         }
@@ -146,9 +208,10 @@ impl Dump<'_> {
             id: self.id.clone(),
             node: Text::from(gethostname().unwrap_or_default().as_os_str()),
             captured_at,
-            crash: self.crash(process),
+            crash: account::crash(self.argv, self.time, process, self.cmdline.clone()),
             core,
-            container: Section::Missing { reason: "not looked up yet".to_owned() },
+            trusted: process.identity.is_ok(),
+            container: found.container,
             held_ms,
             problems: story.problems().to_vec(),
         };
@@ -158,7 +221,7 @@ impl Dump<'_> {
         zip.finish().context("finishing the zip")?;
 
         let dump_bytes = part.file().metadata().context("measuring the dump")?.len();
-        let published = part.publish(hint(&manifest)).context("publishing the dump")?;
+        let published = part.publish(account::hint(&manifest)).context("publishing the dump")?;
         let truncated = manifest.core.truncated;
         let whole = truncated.as_ref().map_or("whole", |reason| reason.as_str());
         let (ready, bytes) = (published.entry, copied.bytes);
@@ -166,61 +229,43 @@ impl Dump<'_> {
         if let Err(err) = published.durable {
             said = format!("{said}; a power cut may take it back: {err}");
         }
-        Ok((said, Outcome::Captured { core_bytes: copied.bytes, dump_bytes, truncated, held_ms }))
+        let outcome = Outcome::Captured { core_bytes: copied.bytes, dump_bytes, truncated, held_ms };
+        Ok(Captured { said, outcome, container })
     }
 
-    fn crash(&self, process: &Process) -> Crash {
-        let argv = self.argv;
-        Crash {
-            pid: argv.pid,
-            tid: argv.tid,
-            uid: argv.uid,
-            gid: argv.gid,
-            signal: argv.signal,
-            signal_name: argv.signal.map(signal_name),
-            time: self.time,
-            // The kernel has made a `!` of each `/` in %e (`cn_esc_printf`).
-            comm: process.comm.clone().or_else(|| argv.comm.clone()),
-            exe: process.exe.present().cloned(),
-            cmdline: self.cmdline.clone(),
-            hostname: argv.hostname.clone(),
-            dumpable: argv.dumpable,
-            core_limit: argv.core_limit,
+    /// What `/proc` and the runtime say.
+    fn add_context(
+        &self,
+        zip: &mut DumpZip,
+        process: &Process,
+        found: &Findings,
+        story: &mut Story,
+    ) -> anyhow::Result<()> {
+        let mut add =
+            |name: &str, content: &[u8]| zip.entry(name, content).with_context(|| format!("writing {name}"));
+        for (name, content) in &process.files {
+            match content {
+                Ok(content) => add(&format!("proc/{name}"), content)?,
+                Err(why) => story.note(format_args!("no proc/{name}: {why}")),
+            }
         }
-    }
-}
-
-/// What the core is, and whether it is all there.
-fn describe(copied: &Copied, story: &mut Story) -> Core {
-    let expected_bytes = copied.extent.expected_bytes();
-    let truncated = match expected_bytes {
-        Some(expected) if copied.bytes >= expected => None,
-        Some(_) => Some(Truncation::KilledWhileDumping),
-        None if copied.extent.is_foreign() => {
-            story.problem("the core does not begin like an ELF core; how long it should be is not known");
-            None
+        found.problems.iter().for_each(|problem| story.problem(problem));
+        for (name, content) in &found.files {
+            add(&format!("crictl/{name}"), content)?;
         }
-        None => {
-            story.problem("the core ended before its headers did");
-            Some(Truncation::KilledWhileDumping)
+        let Some(log) = &found.log else { return Ok(()) };
+        // The process is gone by now, and it is the others who have to hurry.
+        log.settle();
+        match log.tail(self.settings.log_lines as usize) {
+            Ok(tail) => {
+                tail.problems.iter().for_each(|problem| story.problem(problem));
+                add("crictl/logs.txt", &tail.text)
+            }
+            Err(err) => {
+                story.problem(format_args!("no crictl/logs.txt: {err}"));
+                Ok(())
+            }
         }
-    };
-    Core { bytes: copied.bytes, expected_bytes, crc32: format!("{:08x}", copied.crc32), truncated }
-}
-
-fn signal_name(signal: i32) -> String {
-    Signal::try_from(signal).map_or_else(|_| format!("SIG{signal}"), |signal| signal.as_str().to_owned())
-}
-
-/// For people who read `ls`: the pod and container, or the command of a
-/// process that is in none we know, and the signal.
-fn hint(manifest: &Manifest) -> Hint {
-    let crash = &manifest.crash;
-    let signal = crash.signal_name.as_deref().unwrap_or_default().as_bytes();
-    let comm = crash.comm.as_ref().map_or(&b""[..], Text::as_bytes);
-    match manifest.container.present() {
-        Some(c) => Hint::new([c.pod.namespace.as_bytes(), c.pod.name.as_bytes(), c.name.as_bytes(), signal]),
-        None => Hint::new([comm, signal]),
     }
 }
 

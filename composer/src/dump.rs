@@ -49,8 +49,13 @@ impl<'part> DumpZip<'part> {
         DumpZip { zip: ZipWriter::new(BufWriter::with_capacity(CHUNK, file)), folder: id.clone(), options }
     }
 
-    /// Copies the core, all of it.
-    pub fn core(&mut self, pipe: &mut impl Read, compression: Compression) -> io::Result<Copied> {
+    /// Copies the core, all of it, unless it turns out to be `unwanted`.
+    pub fn core(
+        &mut self,
+        pipe: &mut impl Read,
+        compression: Compression,
+        unwanted: impl Fn() -> bool,
+    ) -> io::Result<Copied> {
         let options = match compression {
             Compression::Deflate => self.options,
             Compression::Store => {
@@ -63,7 +68,7 @@ impl<'part> DumpZip<'part> {
         let mut copied = Copied { bytes: 0, crc32: 0, extent: Extent::default() };
         let mut crc = crc32fast::Hasher::new();
         let mut chunk = vec![0; CHUNK];
-        loop {
+        while !unwanted() {
             let n = match pipe.read(&mut chunk) {
                 Ok(0) => break,
                 Ok(n) => n,

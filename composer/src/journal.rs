@@ -82,6 +82,7 @@ mod tests {
             pid: Some(pid),
             signal: Some(11),
             comm: Some(b"a\xff\"\n"[..].into()),
+            container: None,
         }
     }
 

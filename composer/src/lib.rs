@@ -15,13 +15,19 @@
 //! means a missing part, and both say so in the manifest. What stops a capture
 //! is a spool that is not there or cannot be written to.
 
+mod account;
 mod capture;
+mod cgroup;
+mod cri;
 mod dump;
 mod elf;
 mod journal;
 pub mod kmsg;
+mod logs;
+mod lookup;
 mod pipe;
 mod process;
+mod selection;
 mod settings;
 mod story;
 

@@ -14,7 +14,6 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
-use protocol::manifest::Section;
 use protocol::text::Text;
 
 /// The files of `/proc/<pid>` that go into a dump, and the bytes that are kept
@@ -32,6 +31,10 @@ const FILES: [(&str, u64); 9] = [
     ("mountinfo", 1 << 20),
     ("maps", 4 << 20),
 ];
+/// Those of the process; the others are read of the thread that crashed. The
+/// main thread may have ended long ago, and has no memory, no namespaces and no
+/// cgroup of its own then (`proc_cgroup_show` in the kernel's `kernel/cgroup/cgroup.c`).
+const OF_PROCESS: [&str; 3] = ["status", "stat", "limits"];
 /// Those that show the process's memory, and are empty when it has none left.
 const OF_MEMORY: [&str; 4] = ["auxv", "cmdline", "environ", "maps"];
 
@@ -39,12 +42,18 @@ const OF_MEMORY: [&str; 4] = ["auxv", "cmdline", "environ", "maps"];
 /// byte each would be thirty megabytes in the memory of whoever reads it.
 const MAX_CMDLINE: usize = 8 << 10;
 
-/// What was in `/proc/<pid>`.
+/// What stands where a secret was.
+pub const REDACTED: &str = "<redacted>";
+
+/// What was in `/proc/<pid>`, or, where it is not, why.
 pub struct Process {
-    /// Each file of [`FILES`], or why it is not here.
-    pub files: Vec<(&'static str, Section<Vec<u8>>)>,
+    /// Whether it is proven to be about the process that crashed. If not,
+    /// nothing else is here.
+    pub identity: Result<(), String>,
+    /// Each file of [`FILES`].
+    pub files: Vec<(&'static str, Result<Vec<u8>, String>)>,
     /// The executable.
-    pub exe: Section<Text>,
+    pub exe: Result<Text, String>,
     /// The command name of the thread that crashed.
     pub comm: Option<Text>,
 }
@@ -52,10 +61,9 @@ pub struct Process {
 impl Process {
     /// The arguments, or why they are not known, or not all of them.
     pub fn cmdline(&self) -> (Option<Vec<Text>>, Option<String>) {
-        let bytes = match self.files.iter().find(|(name, _)| *name == "cmdline") {
-            Some((_, Section::Present(bytes))) => bytes,
-            Some((_, Section::Missing { reason })) => return (None, Some(reason.clone())),
-            None => return (None, None),
+        let bytes = match self.file("cmdline") {
+            Ok(bytes) => bytes,
+            Err(reason) => return (None, Some(reason.to_owned())),
         };
         let whole = bytes.strip_suffix(b"\0").unwrap_or(bytes);
         let kept = match whole.len() <= MAX_CMDLINE {
@@ -74,21 +82,33 @@ impl Process {
         (Some(kept.split(|byte| *byte == 0).map(Text::from).collect()), problem)
     }
 
+    /// What one of [`FILES`] says.
+    ///
+    /// # Errors
+    /// Why it says nothing.
+    pub fn file(&self, name: &str) -> Result<&[u8], &str> {
+        match self.files.iter().find(|(known, _)| *known == name) {
+            Some((_, content)) => content.as_deref().map_err(String::as_str),
+            None => Err("was never asked for"),
+        }
+    }
+
     /// Blots the values in `environ` out; the names stay.
     pub fn redact_environ(&mut self) {
         for (name, content) in &mut self.files {
-            if let ("environ", Section::Present(bytes)) = (*name, content) {
+            if let ("environ", Ok(bytes)) = (*name, content) {
                 *bytes = redacted(bytes);
             }
         }
     }
 
     /// Nothing, for this reason.
-    pub fn missing(reason: &str) -> Process {
+    pub fn unproven(reason: &str) -> Process {
         let reason = || reason.to_owned();
         Process {
-            files: FILES.iter().map(|(name, _)| (*name, Section::Missing { reason: reason() })).collect(),
-            exe: Section::Missing { reason: reason() },
+            identity: Err(reason()),
+            files: FILES.iter().map(|(name, _)| (*name, Err(reason()))).collect(),
+            exe: Err(reason()),
             comm: None,
         }
     }
@@ -98,30 +118,47 @@ impl Process {
 /// cannot be proven to be about that process is not told. `note` hears what was
 /// cut.
 pub fn read(pid: Option<u32>, tid: Option<u32>, pidfd: Option<u32>, mut note: impl FnMut(String)) -> Process {
-    let Some(pid) = pid else { return Process::missing("the kernel gave no pid") };
+    let Some(pid) = pid else { return Process::unproven("the kernel gave no pid") };
     let path = format!("/proc/{pid}");
-    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let dir = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(&path) {
+    let dir = match OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(&path) {
         Ok(dir) => dir,
-        Err(err) => return Process::missing(&format!("opening {path}: {err}")),
+        Err(err) => return Process::unproven(&format!("opening {path}: {err}")),
     };
-    if let Err(reason) = identify(pid, pidfd, &dir) {
-        return Process::missing(&reason);
-    }
-    // Through the open directory: once its process is gone this gives ESRCH,
+    // Through the open directories: once its process is gone this gives ESRCH,
     // never the files of another that got its pid.
-    let files = FILES.map(|(name, limit)| (name, read_file(&dir, name, limit, &mut note)));
-    let exe = match readlinkat(&dir, "exe") {
-        Ok(exe) => Section::Present(Text::from(OsStr::new(&exe))),
-        Err(err) => Section::Missing { reason: format!("reading {path}/exe: {err}") },
+    let thread = open_dir(&dir, &format!("task/{}", tid.unwrap_or(pid)));
+    let thread = match &thread {
+        Ok(thread) => thread,
+        Err(err) => return Process::unproven(&format!("opening the thread that crashed in {path}: {err}")),
     };
-    let thread = format!("task/{}/comm", tid.unwrap_or(pid));
-    let comm = read_file(&dir, &thread, 64, &mut note);
-    let comm = comm.present().map(|comm| Text::from(comm.strip_suffix(b"\n").unwrap_or(comm)));
-    Process { files: files.into(), exe, comm }
+    let mut cut = Vec::new();
+    let files = FILES.map(|(name, limit)| {
+        let of = if OF_PROCESS.contains(&name) { &dir } else { thread };
+        (name, read_file(of, name, limit, &mut |what| cut.push(what)))
+    });
+    let exe = match readlinkat(thread, "exe") {
+        Ok(exe) => Ok(Text::from(OsStr::new(&exe))),
+        Err(err) => Err(format!("reading {path}/exe: {err}")),
+    };
+    let comm = read_file(thread, "comm", 64, &mut |what| cut.push(what)).ok();
+    let comm = comm.map(|comm| Text::from(comm.strip_suffix(b"\n").unwrap_or(&comm)));
+    // Last: what holds now held all the while the directory was open.
+    match identify(pid, pidfd, thread) {
+        Ok(()) => {
+            cut.into_iter().for_each(&mut note);
+            Process { identity: Ok(()), files: files.into(), exe, comm }
+        }
+        Err(reason) => Process::unproven(&reason),
+    }
 }
 
-fn read_file(dir: &File, name: &str, limit: u64, note: &mut impl FnMut(String)) -> Section<Vec<u8>> {
+fn open_dir(dir: &File, name: &str) -> io::Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let opened: OwnedFd = openat(dir.as_fd(), name, flags, Mode::empty())?;
+    Ok(File::from(opened))
+}
+
+fn read_file(dir: &File, name: &str, limit: u64, note: &mut impl FnMut(String)) -> Result<Vec<u8>, String> {
     let read = || -> io::Result<Vec<u8>> {
         let file: OwnedFd = openat(dir.as_fd(), name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
         let mut content = Vec::new();
@@ -130,33 +167,33 @@ fn read_file(dir: &File, name: &str, limit: u64, note: &mut impl FnMut(String)) 
     };
     match read() {
         Ok(content) if content.is_empty() && OF_MEMORY.contains(&name) => {
-            Section::Missing { reason: format!("proc/{name} is empty: the process had no memory any more") }
+            Err(format!("proc/{name} is empty: the process had no memory any more"))
         }
         Ok(mut content) => {
             if content.len() as u64 > limit {
                 content.truncate(limit as usize);
                 note(format!("proc/{name} is longer than the {limit} bytes that were kept"));
             }
-            Section::Present(content)
+            Ok(content)
         }
-        Err(err) => Section::Missing { reason: format!("reading proc/{name}: {err}") },
+        Err(err) => Err(format!("reading proc/{name}: {err}")),
     }
 }
 
-/// Whether `dir` is the crashed process's.
+/// Whether `thread` is of the crashed process.
 ///
-/// A pidfd from the kernel proves it: if it still names the pid now that the
+/// A pidfd from the kernel proves it: if it still names the pid while the
 /// directory is open, nobody else can have had that pid since the crash.
 /// Without one (before Linux 6.16) the process has to be dumping core at this
 /// moment, which a newcomer with the same pid hardly is.
-fn identify(pid: u32, pidfd: Option<u32>, dir: &File) -> Result<(), String> {
+fn identify(pid: u32, pidfd: Option<u32>, thread: &File) -> Result<(), String> {
     let fdinfo = pidfd.and_then(|fd| fs::read(format!("/proc/self/fdinfo/{fd}")).ok());
     match fdinfo.as_deref().and_then(|fdinfo| field(fdinfo, "Pid:")) {
         Some(now) => identified(pid, now),
-        None => match read_file(dir, "status", 1 << 20, &mut |_| {}) {
-            Section::Present(status) => dumping(pid, field(&status, "CoreDumping:")),
-            Section::Missing { reason } => Err(reason),
-        },
+        None => {
+            let status = read_file(thread, "status", 1 << 20, &mut |_| {})?;
+            dumping(pid, field(&status, "CoreDumping:"))
+        }
     }
 }
 
@@ -192,7 +229,8 @@ fn redacted(environ: &[u8]) -> Vec<u8> {
         if let Some(end) = variable.iter().position(|byte| *byte == b'=') {
             out.extend_from_slice(&variable[..=end]);
         }
-        out.extend_from_slice(b"<redacted>\0");
+        out.extend_from_slice(REDACTED.as_bytes());
+        out.push(0);
     }
     out
 }
@@ -204,15 +242,16 @@ mod tests {
     #[test]
     fn a_living_process_is_not_the_crashed_one() {
         let process = read(Some(std::process::id()), None, None, |_| {});
-        let Section::Missing { reason } = &process.exe else { panic!("it was believed") };
+        let reason = process.identity.clone().unwrap_err();
         assert!(reason.contains("is not dumping core"), "{reason}");
         assert_eq!(process.cmdline(), (None, Some(reason.clone())));
+        assert_eq!(process.file("cgroup"), Err(&*reason));
     }
 
     #[test]
     fn a_process_that_is_gone_leaves_a_reason() {
         let process = read(Some(u32::MAX), None, None, |_| {});
-        let Section::Missing { reason } = process.exe else { panic!("there is no such process") };
+        let reason = process.identity.unwrap_err();
         assert!(reason.contains("No such file"), "{reason}");
     }
 
@@ -225,12 +264,12 @@ mod tests {
             fs::write(dir.path().join(name), content).unwrap();
             read_file(&opened, name, limit, &mut |what| said.push(what))
         };
-        assert_eq!(read("maps", "12345", 5), Section::Present(b"12345".to_vec()));
-        assert_eq!(read("maps", "123456", 5), Section::Present(b"12345".to_vec()));
-        assert_eq!(read("limits", "", 5), Section::Present(vec![]));
-        assert!(matches!(read("maps", "", 5), Section::Missing { reason } if reason.contains("no memory")));
+        assert_eq!(read("maps", "12345", 5), Ok(b"12345".to_vec()));
+        assert_eq!(read("maps", "123456", 5), Ok(b"12345".to_vec()));
+        assert_eq!(read("limits", "", 5), Ok(vec![]));
+        assert!(matches!(read("maps", "", 5), Err(reason) if reason.contains("no memory")));
         assert_eq!(said, ["proc/maps is longer than the 5 bytes that were kept"]);
-        assert!(matches!(read_file(&opened, "no", 5, &mut |_| {}), Section::Missing { .. }));
+        assert!(read_file(&opened, "no", 5, &mut |_| {}).is_err());
     }
 
     #[test]
@@ -246,7 +285,7 @@ mod tests {
     #[test]
     fn a_descriptor_that_is_no_pidfd_proves_nothing() {
         let process = read(Some(std::process::id()), None, Some(0), |_| {});
-        let Section::Missing { reason } = &process.exe else { panic!("it was believed") };
+        let reason = process.identity.unwrap_err();
         assert!(reason.contains("is not dumping core"), "{reason}");
     }
 
@@ -258,13 +297,13 @@ mod tests {
 
     #[test]
     fn arguments_are_split_where_the_kernel_ends_them() {
-        let mut process = Process::missing("");
-        process.files = vec![("cmdline", Section::Present(b"a\0\0b c\0".to_vec()))];
+        let mut process = Process::unproven("");
+        process.files = vec![("cmdline", Ok(b"a\0\0b c\0".to_vec()))];
         assert_eq!(process.cmdline(), (Some(vec!["a".into(), "".into(), "b c".into()]), None));
-        process.files = vec![("cmdline", Section::Present(b"a\0".repeat(500_000)))];
+        process.files = vec![("cmdline", Ok(b"a\0".repeat(500_000)))];
         let (some, problem) = process.cmdline();
         assert_eq!(some.unwrap().len(), MAX_CMDLINE / 2);
         assert!(problem.unwrap().contains("8191 of 999999 bytes"));
-        assert_eq!(Process::missing("gone").cmdline(), (None, Some("gone".into())));
+        assert_eq!(Process::unproven("gone").cmdline(), (None, Some("gone".into())));
     }
 }

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use protocol::journal::{Line, Outcome};
-use protocol::manifest::{Manifest, Section, Truncation};
+use protocol::manifest::{Attribution, Manifest, Truncation};
 use protocol::spool::{Spool, State, is_abandoned};
 
 const ARGS: [&[u8]; 11] =
@@ -145,7 +145,7 @@ fn a_core_arrives_byte_for_byte() {
     assert_eq!(manifest.core.truncated, None);
     assert_eq!(manifest.crash.signal_name.as_deref(), Some("SIGSEGV"));
     assert_eq!(manifest.crash.time.unwrap().to_string(), "2026-11-22T19:31:01Z");
-    assert!(matches!(&manifest.container, Section::Missing { reason } if reason == "not looked up yet"));
+    assert!(matches!(&manifest.container, Attribution::Missing { id: None, .. }));
     let id = manifest.id.as_str();
     assert!(id.starts_with("20261122T193101Z-4711-"), "{id}");
     assert_eq!(dump.name, format!("{id}_my-app_SIGSEGV.zip"));

@@ -39,6 +39,10 @@ pub struct Line {
     pub signal: Option<i32>,
     /// Its command name.
     pub comm: Option<Text>,
+    /// Where it ran, as far as is known: `namespace/pod/container`, or the
+    /// container's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 /// What became of a crash.
@@ -56,9 +60,47 @@ pub enum Outcome {
         /// As in the manifest.
         held_ms: u64,
     },
+    /// There is none, since the settings do not want it.
+    Skipped {
+        /// Which of them.
+        reason: Skip,
+    },
     /// There is none.
     Refused {
         /// Why not, a sentence for people.
         reason: String,
     },
+}
+
+/// Why a crash was not to be captured.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Skip {
+    /// The process ran in no pod, and `capture` is `pods`.
+    NotAPod,
+    /// `namespaces` leaves out its pod's.
+    Namespace,
+    /// `labels` leave out its pod.
+    Label,
+    /// Its pod has the annotation [`OPT_OUT`] with the value `"false"`.
+    Annotation,
+    /// A reason of a later version.
+    #[serde(untagged)]
+    Other(String),
+}
+
+/// What a pod is annotated with whose crashes nobody wants.
+pub const OPT_OUT: &str = "coredump-handler/capture";
+
+impl Skip {
+    /// The word in the journal.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Skip::NotAPod => "not_a_pod",
+            Skip::Namespace => "namespace",
+            Skip::Label => "label",
+            Skip::Annotation => "annotation",
+            Skip::Other(reason) => reason,
+        }
+    }
 }

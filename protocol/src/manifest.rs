@@ -34,8 +34,13 @@ pub struct Manifest {
     pub crash: Crash,
     /// What the dump holds of its memory.
     pub core: Core,
+    /// Whether what is said of the process is proven to be said of the one
+    /// that crashed, and of no other that got its pid. If not, `problems` has
+    /// the reason, `container` is missing, and so is what `/proc` says.
+    #[serde(default = "proven")]
+    pub trusted: bool,
     /// The container it ran in.
-    pub container: Section<Container>,
+    pub container: Attribution,
     /// How long the kernel had to wait for us, and the crashed process with
     /// it: from the composer's start to the closing of its pipe.
     pub held_ms: u64,
@@ -125,26 +130,38 @@ impl Truncation {
     }
 }
 
-/// Part of a dump that may be missing, and if so says why. There is no third
+/// What a manifest means that does not say whether it is trusted: before there
+/// was the field, what could not be proven was left out.
+fn proven() -> bool {
+    true
+}
+
+/// The container a process ran in, or why it is not known. There is no third
 /// way, in later versions either.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Section<T> {
-    /// It is here.
-    Present(T),
-    /// It is not.
+pub enum Attribution {
+    /// What its runtime says.
+    Present(Container),
+    /// It says nothing.
     Missing {
         /// Why not, a sentence for people.
         reason: String,
+        /// The container's id, if the process's cgroup has it.
+        #[serde(default)]
+        id: Option<String>,
+        /// The pod's uid, if the process's cgroup has it.
+        #[serde(default)]
+        pod_uid: Option<String>,
     },
 }
 
-impl<T> Section<T> {
-    /// The part, if it is here.
-    pub fn present(&self) -> Option<&T> {
+impl Attribution {
+    /// The container, if it is known.
+    pub fn present(&self) -> Option<&Container> {
         match self {
-            Section::Present(part) => Some(part),
-            Section::Missing { .. } => None,
+            Attribution::Present(container) => Some(container),
+            Attribution::Missing { .. } => None,
         }
     }
 }

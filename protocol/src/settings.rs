@@ -6,11 +6,18 @@
 //! the defaults and says so in the manifest. That the composer and the
 //! installer read `composer.yaml` with the same code is why it lives here.
 
+mod choice;
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
-use crate::host::{DEFAULT_SPOOL_DIR, HostPath};
+use crate::host::{BadHostPath, DEFAULT_SPOOL_DIR, HostPath};
+
+pub use choice::{BadPattern, Choice, Glob, LabelPattern};
 
 /// A YAML mapping from which settings are taken one by one.
 #[derive(Debug)]
@@ -112,6 +119,48 @@ pub enum Compression {
     Store,
 }
 
+/// Whose crashes become dumps.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Capture {
+    /// Those of pods, and those of which nobody can say whose they are.
+    Pods,
+    /// Those of the host as well: it has no other collector while we have the
+    /// kernel's only hook.
+    All,
+}
+
+/// Where the container runtime listens.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "String")]
+pub enum CriSocket {
+    /// At one of the well-known paths.
+    Auto,
+    /// There.
+    At(HostPath),
+}
+
+impl TryFrom<String> for CriSocket {
+    type Error = BadHostPath;
+
+    fn try_from(text: String) -> Result<CriSocket, BadHostPath> {
+        match text.as_str() {
+            "auto" => Ok(CriSocket::Auto),
+            // As the kubelet and crictl are told.
+            path => HostPath::try_from(path.strip_prefix("unix://").unwrap_or(path)).map(CriSocket::At),
+        }
+    }
+}
+
+/// A runtime that takes longer is not going to answer.
+const DEFAULT_CRI_TIMEOUT: SignedDuration = SignedDuration::from_secs(5);
+/// The dump waits for it; the crashed process does not.
+const MAX_CRI_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
+/// As many as people scroll through.
+const DEFAULT_LOG_LINES: u32 = 500;
+/// They are in the composer's memory, one by one.
+const MAX_LOG_LINES: u32 = 50_000;
+
 /// `composer.yaml`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ComposerSettings {
@@ -119,15 +168,38 @@ pub struct ComposerSettings {
     pub spool_dir: HostPath,
     /// How the core is stored.
     pub compression: Compression,
-    /// Whether the values in `proc/environ` are blotted out. The core itself
-    /// still has them; a dump is as secret as the process was.
+    /// Whether the values of environment variables are blotted out, in
+    /// `proc/environ` and in what the runtime says. The core itself still has
+    /// them; a dump is as secret as the process was.
     pub redact_environ: bool,
+    /// Whose crashes become dumps.
+    pub capture: Capture,
+    /// Pods of which namespaces.
+    pub namespaces: Choice<Glob>,
+    /// Pods with which labels.
+    pub labels: Choice<LabelPattern>,
+    /// Where the container runtime listens.
+    pub cri_socket: CriSocket,
+    /// How long all that is asked of it may take.
+    pub cri_timeout: Duration,
+    /// How many lines of the container's log are kept.
+    pub log_lines: u32,
 }
 
 impl Default for ComposerSettings {
     fn default() -> ComposerSettings {
         let Ok(spool_dir) = HostPath::try_from(DEFAULT_SPOOL_DIR) else { unreachable!("a constant") };
-        ComposerSettings { spool_dir, compression: Compression::Deflate, redact_environ: true }
+        ComposerSettings {
+            spool_dir,
+            compression: Compression::Deflate,
+            redact_environ: true,
+            capture: Capture::All,
+            namespaces: Choice::default(),
+            labels: Choice::default(),
+            cri_socket: CriSocket::Auto,
+            cri_timeout: DEFAULT_CRI_TIMEOUT.unsigned_abs(),
+            log_lines: DEFAULT_LOG_LINES,
+        }
     }
 }
 
@@ -142,9 +214,33 @@ impl ComposerSettings {
             spool_dir: reader.or("spool_dir", default.spool_dir),
             compression: reader.or("compression", default.compression),
             redact_environ: reader.or("redact_environ", default.redact_environ),
+            capture: reader.or("capture", default.capture),
+            namespaces: Choice::read(&mut reader, "namespaces"),
+            labels: Choice::read(&mut reader, "labels"),
+            cri_socket: reader.or("cri_socket", default.cri_socket),
+            cri_timeout: cri_timeout(&mut reader),
+            log_lines: log_lines(&mut reader),
         };
         (settings, reader.done())
     }
+}
+
+fn log_lines(reader: &mut Reader) -> u32 {
+    let lines = reader.or("log_lines", DEFAULT_LOG_LINES);
+    if lines > MAX_LOG_LINES {
+        reader.reject("log_lines", format_args!("must be at most {MAX_LOG_LINES}"));
+        return DEFAULT_LOG_LINES;
+    }
+    lines
+}
+
+fn cri_timeout(reader: &mut Reader) -> Duration {
+    let mut timeout = reader.or("cri_timeout", DEFAULT_CRI_TIMEOUT);
+    if !(SignedDuration::from_millis(1)..=MAX_CRI_TIMEOUT).contains(&timeout) {
+        reader.reject("cri_timeout", "must be at least 1ms and at most 1m");
+        timeout = DEFAULT_CRI_TIMEOUT;
+    }
+    timeout.unsigned_abs()
 }
 
 #[cfg(test)]
@@ -160,6 +256,32 @@ mod tests {
         for (problem, key) in problems.iter().zip(["spool_dir: ", "compression: ", "surprise: is no"]) {
             assert!(problem.starts_with(key), "{problem}");
         }
+    }
+
+    #[test]
+    fn what_is_asked_of_the_runtime_can_be_set() {
+        let yaml = "capture: pods\nnamespaces: {include: [team-*], exclude: [team-b]}\n\
+                    labels: {exclude: [debug, a=b]}\ncri_socket: unix:///run/x.sock\ncri_timeout: 2s\nlog_lines: 7";
+        let (settings, problems) = ComposerSettings::read(yaml);
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(settings.capture, Capture::Pods);
+        assert!(settings.namespaces.admits_name("team-a") && !settings.namespaces.admits_name("team-b"));
+        assert_eq!(settings.labels.exclude.len(), 2);
+        assert_eq!(settings.cri_socket, CriSocket::At(HostPath::try_from("/run/x.sock").unwrap()));
+        assert_eq!((settings.cri_timeout, settings.log_lines), (Duration::from_secs(2), 7));
+    }
+
+    #[test]
+    fn mistakes_in_them_are_named_with_their_path() {
+        let yaml = "namespaces: {include: [a b], excluded: []}\nlabels: [x]\ncri_socket: run.sock\n\
+                    cri_timeout: 2h\ncapture: hosts\nlog_lines: -1";
+        let (settings, problems) = ComposerSettings::read(yaml);
+        assert_eq!(settings, ComposerSettings::default());
+        let keys = ["capture", "namespaces.include", "namespaces.excluded", "labels", "cri_socket"];
+        for (problem, key) in problems.iter().zip(keys.iter().chain(&["cri_timeout", "log_lines"])) {
+            assert!(problem.starts_with(&format!("{key}: ")), "{problems:?}");
+        }
+        assert_eq!(problems.len(), 7, "{problems:?}");
     }
 
     #[test]

@@ -183,6 +183,14 @@ impl Part {
         let durable = File::open(&self.spool.dir).and_then(|dir| dir.sync_all());
         Ok(Published { entry, durable })
     }
+
+    /// Nobody wants it: as if it had never been.
+    ///
+    /// # Errors
+    /// If it could not be removed; somebody will find it torn then.
+    pub fn discard(self) -> io::Result<()> {
+        fs::remove_file(self.spool.path(&self.entry))
+    }
 }
 
 /// A dump that is ready, whatever follows.
@@ -250,6 +258,14 @@ mod tests {
         assert_eq!(ready.to_string(), format!("{ID}_x.zip"));
         assert_eq!(fs::read(spool.path(&ready)).unwrap(), b"zip");
         assert_eq!(fs::metadata(spool.path(&ready)).unwrap().permissions().mode() & 0o777, DUMP_MODE);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_part_that_nobody_wants() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        spool.create(id()).unwrap().discard().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Can yesterday's files still be read, and tomorrow's already?
 
 use protocol::journal::Line;
-use protocol::manifest::{Manifest, Section, Truncation};
+use protocol::manifest::{Attribution, Manifest, Truncation};
 
 const VERSION_1: &str = include_str!("golden/manifest-1.json");
+const WITH_TRUST: &str = include_str!("golden/manifest-1-trusted.json");
 
 #[test]
 fn a_manifest_of_version_1_is_read_and_written_as_it_was() {
@@ -11,7 +12,19 @@ fn a_manifest_of_version_1_is_read_and_written_as_it_was() {
     assert_eq!(manifest.core.truncated, Some(Truncation::KilledWhileDumping));
     assert_eq!(manifest.container.present().unwrap().pod.namespace, "default");
     assert_eq!(manifest.crash.comm.as_ref().unwrap().as_bytes(), b"crash\xff\\er");
-    let before: serde_json::Value = serde_json::from_str(VERSION_1).unwrap();
+    let mut before: serde_json::Value = serde_json::from_str(VERSION_1).unwrap();
+    before["trusted"] = true.into(); // added since
+    assert_eq!(serde_json::to_value(&manifest).unwrap(), before);
+}
+
+#[test]
+fn a_manifest_keeps_what_is_known_of_a_container_that_is_missing() {
+    let manifest: Manifest = serde_json::from_str(WITH_TRUST).unwrap();
+    let Attribution::Missing { id: Some(id), pod_uid: Some(uid), .. } = &manifest.container else {
+        panic!("{:?}", manifest.container)
+    };
+    assert!(id.starts_with("2931aa39") && uid.starts_with("ebd4ed5f"));
+    let before: serde_json::Value = serde_json::from_str(WITH_TRUST).unwrap();
     assert_eq!(serde_json::to_value(&manifest).unwrap(), before);
 }
 
@@ -25,7 +38,10 @@ fn a_manifest_of_the_future_is_read_by_this_version() {
     future["container"] = serde_json::json!({ "missing": { "reason": "no socket", "more": [] } });
     let manifest: Manifest = serde_json::from_value(future).unwrap();
     assert_eq!(manifest.core.truncated, Some(Truncation::Other("moon_phase".into())));
-    assert_eq!(manifest.container, Section::Missing { reason: "no socket".into() });
+    assert_eq!(
+        manifest.container,
+        Attribution::Missing { reason: "no socket".into(), id: None, pod_uid: None }
+    );
 }
 
 #[test]

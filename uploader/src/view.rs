@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use anyhow::Context;
 use bytesize::ByteSize;
 use jiff::{SignedDuration, Timestamp};
-use protocol::manifest::{Manifest, Section};
+use protocol::manifest::{Attribution, Manifest};
 use protocol::spool::{Entry, Found, Spool, State};
 use serde::Serialize;
 
@@ -143,10 +143,18 @@ fn describe(entry: &Entry, manifest: &Manifest, bytes: u64) -> String {
         say("command", cmdline.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
     }
     match &manifest.container {
-        Section::Present(c) => {
+        Attribution::Present(c) => {
             say("container", format!("{}/{}/{} ({})", c.pod.namespace, c.pod.name, c.name, c.image));
         }
-        Section::Missing { reason } => say("container", format!("missing: {reason}")),
+        Attribution::Missing { reason, id, pod_uid } => {
+            say("container", format!("missing: {reason}"));
+            [("id", id), ("pod uid", pod_uid)]
+                .into_iter()
+                .for_each(|(name, id)| id.iter().for_each(|id| say(name, id.clone())));
+        }
+    }
+    if !manifest.trusted {
+        say("trusted", "no: what is said of the process may be said of another".to_owned());
     }
     let core = &manifest.core;
     let whole = match (&core.truncated, core.expected_bytes) {

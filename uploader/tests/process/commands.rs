@@ -81,6 +81,21 @@ fn show_tells_about_one_dump() {
 }
 
 #[test]
+fn show_tells_what_is_not_known_and_what_is_not_sure() {
+    let node = Node::shipping_to(&Store::temporary(BUCKET));
+    let manifest = include_str!("../../../protocol/tests/golden/manifest-1-trusted.json");
+    let entry = node.dump_with(manifest, 10);
+    let text = stdout(&node.run(&["show", entry.id().as_str()]));
+    assert!(text.contains("container  missing: connecting to /run/containerd/containerd.sock"), "{text}");
+    assert!(text.contains("id         2931aa398062"), "{text}");
+    assert!(text.contains("pod uid    ebd4ed5f-7157"), "{text}");
+    assert!(!text.contains("trusted"), "{text}");
+    let entry = node.dump_with(&manifest.replace("\"trusted\": true", "\"trusted\": false"), 10);
+    let text = stdout(&node.run(&["show", entry.id().as_str()]));
+    assert!(text.contains("trusted    no: "), "{text}");
+}
+
+#[test]
 fn three_mistakes_in_the_settings_are_three_lines_and_exit_64() {
     let node = Node::new("store: {s3: {bucket: A}}\nparallel: 0\nretries: 3\n");
     node.dump(10);

@@ -73,6 +73,11 @@ impl Node {
     /// A dump whose core has this many incompressible bytes, published the way
     /// a composer does.
     pub fn dump(&self, core_bytes: usize) -> Entry {
+        self.dump_with(MANIFEST, core_bytes)
+    }
+
+    /// The same with another manifest.
+    pub fn dump_with(&self, manifest: &str, core_bytes: usize) -> Entry {
         let part = self.spool().create(fresh_id()).unwrap();
         let id =
             self.spool().list().unwrap().into_iter().map(|found| found.entry.id().clone()).max().unwrap();
@@ -88,7 +93,7 @@ impl Node {
             zip.write_all(&chunk[..n]).unwrap();
         }
         zip.start_file(format!("{id}/manifest.json"), options).unwrap();
-        zip.write_all(MANIFEST.replace("20261122T193101Z-28763-9f3a61c2", id.as_str()).as_bytes()).unwrap();
+        zip.write_all(manifest.replace("20261122T193101Z-28763-9f3a61c2", id.as_str()).as_bytes()).unwrap();
         zip.finish().unwrap();
         part.publish(Hint::new([&b"default"[..], b"crash", b"main", b"SIGSEGV"])).unwrap().entry
     }

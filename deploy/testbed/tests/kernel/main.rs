@@ -5,10 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod attribution;
 mod capture;
+mod cgroup;
 mod crash;
 mod install;
 mod journey;
+mod pods;
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
