@@ -3,13 +3,19 @@
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use protocol::argv::Argv;
-use protocol::manifest::{Attribution, Core, Crash, Manifest, Truncation};
+use protocol::manifest::{Attribution, Container, Core, Crash, Manifest, Pod, Truncation};
 use protocol::spool::Hint;
 use protocol::text::Text;
 
+use crate::cri::message::{self, ContainerStatusResponse, PodSandbox};
 use crate::dump::Copied;
 use crate::process::Process;
 use crate::story::Story;
+
+/// What the kubelet adds to a pod's labels in its sandbox and its containers
+/// (`labels.go` in its `kuberuntime`): its uid, and two more.
+pub const POD_UID: &str = "io.kubernetes.pod.uid";
+const ADDED_LABELS: [&str; 3] = [POD_UID, "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"];
 
 /// What the kernel and `/proc` say about the process.
 pub fn crash(argv: &Argv, time: Option<Timestamp>, process: &Process, cmdline: Option<Vec<Text>>) -> Crash {
@@ -70,5 +76,33 @@ pub fn hint(manifest: &Manifest) -> Hint {
     match manifest.container.present() {
         Some(c) => Hint::new([c.pod.namespace.as_bytes(), c.pod.name.as_bytes(), c.name.as_bytes(), signal]),
         None => Hint::new([comm, signal]),
+    }
+}
+
+/// What its runtime says of a container, as it goes into the manifest.
+pub fn attributed(container: &message::Container, sandbox: &PodSandbox) -> Container {
+    let metadata = container.metadata.clone().unwrap_or_default();
+    let pod = sandbox.metadata.clone().unwrap_or_default();
+    let image = container.image.clone().unwrap_or_default();
+    let image = if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image };
+    let mut labels = sandbox.labels.clone();
+    labels.retain(|key, _| !ADDED_LABELS.contains(&key.as_str()));
+    Container {
+        id: container.id.clone(),
+        name: metadata.name,
+        attempt: metadata.attempt,
+        image,
+        image_ref: container.image_ref.clone(),
+        pod: Pod { name: pod.name, namespace: pod.namespace, uid: pod.uid, labels },
+    }
+}
+
+/// The list may have nothing but the image's id where the status has its name.
+pub fn name_image(container: &mut Container, status: &ContainerStatusResponse) {
+    let image = status.status.as_ref().and_then(|status| status.image.as_ref());
+    if let Some(image) = image.filter(|image| !image.image.is_empty())
+        && container.image.starts_with("sha256:")
+    {
+        container.image.clone_from(&image.image);
     }
 }

@@ -10,17 +10,15 @@ use std::time::{Duration, Instant};
 
 use protocol::host::HostPath;
 use protocol::journal::Skip;
-use protocol::manifest::{Attribution, Container, Pod};
+use protocol::manifest::Attribution;
 use protocol::settings::{ComposerSettings, CriSocket};
 use tokio::task::JoinSet;
 
 use crate::cgroup::PodCgroup;
-use crate::cri::message::{
-    self, ContainerFilter, ContainerStatusResponse, ListPodSandboxResponse, PodSandbox, PodSandboxFilter,
-};
+use crate::cri::message::{self, ContainerFilter, ListPodSandboxResponse, PodSandbox, PodSandboxFilter};
 use crate::cri::{Runtime, json};
 use crate::logs::Log;
-use crate::selection;
+use crate::{account, selection};
 
 /// Where runtimes listen if nobody told them otherwise: containerd, CRI-O,
 /// cri-dockerd, k3s and RKE2, k0s, MicroK8s.
@@ -34,10 +32,6 @@ const WELL_KNOWN: [&str; 6] = [
 ];
 /// The deadline is kept within the lookup, but not while a file system hangs.
 const GRACE: Duration = Duration::from_millis(500);
-/// What the kubelet adds to a pod's labels in its sandbox and its containers
-/// (`labels.go` in its `kuberuntime`): its uid, and two more.
-const POD_UID: &str = "io.kubernetes.pod.uid";
-const ADDED_LABELS: [&str; 3] = [POD_UID, "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"];
 
 /// A lookup under way.
 pub struct Lookup {
@@ -149,7 +143,7 @@ impl Question {
         }
         let mut findings = match &found.container {
             Some(container) => {
-                let container = attributed(container, &found.sandbox);
+                let container = account::attributed(container, &found.sandbox);
                 Findings {
                     container: Attribution::Present(container),
                     ..Findings::missing(None, String::new())
@@ -214,7 +208,7 @@ impl Question {
             self.deadline.keep(async { runtime.image(image.ok_or("there is no container")?).await }),
         );
         if let (Attribution::Present(container), Ok(status)) = (&mut findings.container, &status) {
-            name_image(container, status);
+            account::name_image(container, status);
         }
         if let Some(status) = status.as_ref().ok().and_then(|answer| answer.status.as_ref()) {
             match Log::open(Path::new(&status.log_path), &status.id) {
@@ -284,7 +278,7 @@ async fn find_at(socket: &HostPath, who: &PodCgroup) -> Result<Found, String> {
             PodSandboxFilter { id: container.pod_sandbox_id.clone(), ..PodSandboxFilter::default() }
         }
         None => {
-            let label_selector = BTreeMap::from([(POD_UID.to_owned(), who.pod_uid.clone())]);
+            let label_selector = BTreeMap::from([(account::POD_UID.to_owned(), who.pod_uid.clone())]);
             PodSandboxFilter { label_selector, ..PodSandboxFilter::default() }
         }
     };
@@ -296,33 +290,6 @@ async fn find_at(socket: &HostPath, who: &PodCgroup) -> Result<Found, String> {
         Some(uid) if *uid == who.pod_uid => Ok(Found { runtime, container, pods, sandbox }),
         // Not what the kubelet set up. Whose it is, we do not say then.
         uid => Err(format!("says that the pod is {uid:?}, and the cgroup that it is {}", who.pod_uid)),
-    }
-}
-
-fn attributed(container: &message::Container, sandbox: &PodSandbox) -> Container {
-    let metadata = container.metadata.clone().unwrap_or_default();
-    let pod = sandbox.metadata.clone().unwrap_or_default();
-    let image = container.image.clone().unwrap_or_default();
-    let image = if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image };
-    let mut labels = sandbox.labels.clone();
-    labels.retain(|key, _| !ADDED_LABELS.contains(&key.as_str()));
-    Container {
-        id: container.id.clone(),
-        name: metadata.name,
-        attempt: metadata.attempt,
-        image,
-        image_ref: container.image_ref.clone(),
-        pod: Pod { name: pod.name, namespace: pod.namespace, uid: pod.uid, labels },
-    }
-}
-
-/// The list may have nothing but the image's id where the status has its name.
-fn name_image(container: &mut Container, status: &ContainerStatusResponse) {
-    let image = status.status.as_ref().and_then(|status| status.image.as_ref());
-    if let Some(image) = image.filter(|image| !image.image.is_empty())
-        && container.image.starts_with("sha256:")
-    {
-        container.image.clone_from(&image.image);
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
 use protocol::journal::{Line, Outcome, Skip};
 use protocol::manifest::{Attribution, Manifest};
@@ -248,6 +251,36 @@ fn the_log_has_what_was_said_last_even_if_the_line_never_ended() {
         assert!(said.contains(&line.as_str()), "{logs}");
     }
     assert_eq!(said.len(), 4, "{logs}");
+}
+
+/// A directory of a runtime that this machine does not have.
+struct Runtime(PathBuf);
+
+impl Runtime {
+    fn at(dir: &str) -> Runtime {
+        fs::create_dir(dir).unwrap_or_else(|err| panic!("{dir}, of a runtime nobody tests on: {err}"));
+        Runtime(dir.into())
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn the_runtime_is_found_where_one_may_be_also_beside_one_that_hangs() {
+    let collecting = Collecting::new("");
+    let containerd = Containerd::start();
+    let [k0s, crio] = ["/run/k0s", "/run/crio"].map(Runtime::at);
+    symlink(containerd.socket(), k0s.0.join("containerd.sock")).unwrap();
+    let _mute = UnixListener::bind(crio.0.join("crio.sock")).unwrap();
+    let container = containerd.run_pod(&PodSpec::default()).run_container(&ContainerSpec::default());
+    container.wait_exited();
+    let dumps = dumps(&collecting, 1);
+    let (_, _, manifest) = &dumps[container.id()];
+    assert_eq!(manifest.problems, [""; 0]);
 }
 
 #[test]
