@@ -9,21 +9,26 @@
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
 use nix::unistd::geteuid;
 
 const LOCK: &str = "coredump-handler-kernel.lock";
 
-/// Every step is tried, whatever became of the others.
+/// Every step is tried, whatever became of the others. It looks itself whether
+/// they had their effect: once it is gone, so is the lock, and the next test may
+/// have set something else.
 const WATCHDOG: &str = r#"
 trap '' HUP INT TERM
 read -r _
+failed=0
 while [ $# -gt 0 ]; do
     printf '%s\n' "$2" > "$1"
+    [ "$(cat "$1")" = "$2" ] || failed=1
     shift 2
 done
+exit $failed
 "#;
 
 /// A setting that tests may change.
@@ -110,7 +115,7 @@ impl Drop for Kernel {
     fn drop(&mut self) {
         // `wait` closes the pipe.
         let ended = self.watchdog.wait();
-        let restored = Sysctl::ALL.map(Sysctl::read) == self.before;
+        let restored = ended.as_ref().is_ok_and(ExitStatus::success);
         if !thread::panicking() {
             assert!(restored, "the watchdog ({ended:?}) did not restore the kernel's settings");
         }
