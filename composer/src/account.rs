@@ -1,5 +1,7 @@
 //! What is known about a crash, as it goes into the manifest.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use protocol::argv::Argv;
@@ -7,7 +9,7 @@ use protocol::manifest::{Attribution, Container, Core, Crash, Manifest, Pod, Tru
 use protocol::spool::Hint;
 use protocol::text::Text;
 
-use crate::cri::message::{self, ContainerStatusResponse, PodSandbox};
+use crate::cri::message::{self, ContainerStatus, PodSandbox};
 use crate::dump::Copied;
 use crate::process::Process;
 use crate::story::Story;
@@ -16,6 +18,11 @@ use crate::story::Story;
 /// (`labels.go` in its `kuberuntime`): its uid, and two more.
 pub const POD_UID: &str = "io.kubernetes.pod.uid";
 const ADDED_LABELS: [&str; 3] = [POD_UID, "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"];
+
+/// Bytes of labels in the manifest, which has to stay below a megabyte, also with
+/// every quote escaped. Kubernetes bounds annotations by 256 KiB, and labels not
+/// at all.
+const MAX_LABELS: usize = 384 << 10;
 
 /// What the kernel and `/proc` say about the process.
 pub fn crash(argv: &Argv, time: Option<Timestamp>, process: &Process, cmdline: Option<Vec<Text>>) -> Crash {
@@ -79,30 +86,83 @@ pub fn hint(manifest: &Manifest) -> Hint {
     }
 }
 
-/// What its runtime says of a container, as it goes into the manifest.
-pub fn attributed(container: &message::Container, sandbox: &PodSandbox) -> Container {
+/// What its runtime says of a container, as it goes into the manifest, and what
+/// of it does not.
+pub fn attributed(container: &message::Container, sandbox: &PodSandbox) -> (Container, Option<String>) {
     let metadata = container.metadata.clone().unwrap_or_default();
     let pod = sandbox.metadata.clone().unwrap_or_default();
     let image = container.image.clone().unwrap_or_default();
     let image = if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image };
-    let mut labels = sandbox.labels.clone();
-    labels.retain(|key, _| !ADDED_LABELS.contains(&key.as_str()));
-    Container {
-        id: container.id.clone(),
-        name: metadata.name,
-        attempt: metadata.attempt,
-        image,
-        image_ref: container.image_ref.clone(),
-        pod: Pod { name: pod.name, namespace: pod.namespace, uid: pod.uid, labels },
+    let (labels, cut) = pod_labels(&sandbox.labels);
+    let pod = Pod { name: pod.name, namespace: pod.namespace, uid: pod.uid, labels };
+    let image_ref = container.image_ref.clone();
+    let name = metadata.name;
+    (Container { id: container.id.clone(), name, attempt: metadata.attempt, image, image_ref, pod }, cut)
+}
+
+fn pod_labels(labels: &BTreeMap<String, String>) -> (BTreeMap<String, String>, Option<String>) {
+    let its = labels.iter().filter(|(key, _)| !ADDED_LABELS.contains(&key.as_str()));
+    let mut bytes = 0;
+    let kept: BTreeMap<_, _> = its
+        .clone()
+        .take_while(|(key, value)| {
+            bytes += key.len() + value.len();
+            bytes <= MAX_LABELS
+        })
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    let all = its.count();
+    let cut = format!("the manifest has {} of {all} labels", kept.len());
+    let cut = (kept.len() < all).then_some(cut);
+    (kept, cut)
+}
+
+/// The list may have nothing but the image's id where the status has what the
+/// pod calls it, and the digest in its registry.
+pub fn name_image(container: &mut Container, status: &ContainerStatus) {
+    let image = status.image.as_ref().filter(|image| !image.image.is_empty());
+    if let Some(image) = image.filter(|_| container.image.starts_with("sha256:")) {
+        container.image.clone_from(&image.image);
+    }
+    if !status.image_ref.is_empty() {
+        container.image_ref.clone_from(&status.image_ref);
     }
 }
 
-/// The list may have nothing but the image's id where the status has its name.
-pub fn name_image(container: &mut Container, status: &ContainerStatusResponse) {
-    let image = status.status.as_ref().and_then(|status| status.image.as_ref());
-    if let Some(image) = image.filter(|image| !image.image.is_empty())
-        && container.image.starts_with("sha256:")
-    {
-        container.image.clone_from(&image.image);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cri::message::ImageSpec;
+
+    #[test]
+    fn labels_are_the_pods_own_and_fit_into_a_manifest() {
+        let mut labels: BTreeMap<_, _> = ADDED_LABELS.map(|key| (key.to_owned(), "x".to_owned())).into();
+        labels.insert("app".to_owned(), "web".to_owned());
+        let (kept, cut) = pod_labels(&labels);
+        assert_eq!((kept, cut), (BTreeMap::from([("app".to_owned(), "web".to_owned())]), None));
+        labels.extend((0..100_000).map(|n| (format!("label-{n:06}"), String::new())));
+        let (kept, cut) = pod_labels(&labels);
+        assert!(kept.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() <= MAX_LABELS);
+        assert_eq!(cut, Some(format!("the manifest has {} of 100001 labels", kept.len())));
+    }
+
+    #[test]
+    fn an_image_has_the_name_the_pod_uses_and_the_digest_of_its_registry() {
+        let image = |image: &str| Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
+        let listed = message::Container {
+            image: image("sha256:1234"),
+            image_ref: "sha256:1234".to_owned(),
+            ..message::Container::default()
+        };
+        let (mut container, _) = attributed(&listed, &PodSandbox::default());
+        name_image(&mut container, &ContainerStatus::default());
+        assert_eq!((&*container.image, &*container.image_ref), ("sha256:1234", "sha256:1234"));
+        let image_ref = "reg.io/x@sha256:5678".to_owned();
+        let status = ContainerStatus { image: image("reg.io/x:1"), image_ref, ..ContainerStatus::default() };
+        name_image(&mut container, &status);
+        assert_eq!((&*container.image, &*container.image_ref), ("reg.io/x:1", "reg.io/x@sha256:5678"));
+        container.image = "what the pod says".to_owned();
+        name_image(&mut container, &status);
+        assert_eq!(container.image, "what the pod says");
     }
 }

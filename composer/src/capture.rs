@@ -5,6 +5,10 @@ use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::BuildHasher;
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use jiff::{Timestamp, Unit};
@@ -12,18 +16,22 @@ use nix::unistd::gethostname;
 use protocol::argv::Argv;
 use protocol::host::HostRoot;
 use protocol::journal::{self as crashes, Line, Outcome, Skip};
-use protocol::manifest::{self, Manifest};
+use protocol::manifest::{self, Attribution, Manifest};
 use protocol::settings::{Capture, ComposerSettings};
 use protocol::spool::{DumpId, Part, Spool};
 use protocol::text::Text;
 
-use crate::cgroup::{self, PodCgroup};
 use crate::dump::DumpZip;
+use crate::logs::Tail;
 use crate::lookup::{Findings, Lookup};
 use crate::pipe::CorePipe;
+use crate::place::Place;
 use crate::process::{self, Process};
 use crate::story::Story;
-use crate::{account, journal, kmsg, settings};
+use crate::{account, journal, kmsg, logs, settings};
+
+/// Two megabytes from a disk that is not idle.
+const LOG_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Captures the core on standard input. Returns a line about the dump.
 ///
@@ -109,31 +117,6 @@ fn crash_time(argv: &Argv, story: &mut Story) -> Option<Timestamp> {
     time
 }
 
-/// Where the process ran, by its cgroup.
-enum Place {
-    Pod(PodCgroup),
-    Host,
-    Unknown(String),
-}
-
-impl Place {
-    fn of(process: &Process) -> Place {
-        let said = process.file("cgroup").map_err(str::to_owned);
-        match said.and_then(|text| cgroup::pod(&String::from_utf8_lossy(text))) {
-            Ok(Some(pod)) => Place::Pod(pod),
-            Ok(None) => Place::Host,
-            Err(why) => Place::Unknown(why),
-        }
-    }
-
-    fn container_id(&self) -> Option<&String> {
-        match self {
-            Place::Pod(pod) => pod.container_id.as_ref(),
-            Place::Host | Place::Unknown(_) => None,
-        }
-    }
-}
-
 /// What became of a crash.
 struct Captured {
     /// For people.
@@ -184,53 +167,44 @@ impl Dump<'_> {
         let copied = zip.core(&mut pipe, self.settings.compression, unwanted);
         // From here on the crashed process is free to go, whatever became of it.
         drop(pipe);
-        let copied = copied.context("copying the core")?;
         let held_ms = u64::try_from(story.elapsed().as_millis()).unwrap_or(u64::MAX);
         let captured_at = now();
-        story.note(format_args!("closed the pipe after {} bytes", copied.bytes));
 
-        let found = lookup.map_or_else(|nothing| nothing, Lookup::wait);
+        let (found, skip) = match lookup {
+            Ok(lookup) => (lookup.wait(), lookup.skip().cloned()),
+            Err(nothing) => (nothing, None),
+        };
         let container = account::container(&found.container);
-        if let Some(reason) = found.skip {
+        if let Some(reason) = skip {
             drop(zip);
             part.discard().context("removing a dump that is not wanted")?;
             return Ok(Captured::nothing(reason, container));
         }
+        let copied = copied.context("copying the core")?;
+        story.note(format_args!("closed the pipe after {} bytes and {held_ms} ms", copied.bytes));
         story.note(format_args!("container: {}", container.as_deref().unwrap_or("none that is known")));
         self.add_context(&mut zip, process, &found, story)?;
-        let core = account::core(&copied, story);
-        if let Some(kib) = peak_memory_kib() {
-            story.note(format_args!("used at most {kib} KiB of memory"));
-        }
-        zip.entry("composer.log", story.log().as_bytes()).context("writing composer.log")?;
         let manifest = Manifest {
             version: manifest::VERSION,
             id: self.id.clone(),
             node: Text::from(gethostname().unwrap_or_default().as_os_str()),
             captured_at,
             crash: account::crash(self.argv, self.time, process, self.cmdline.clone()),
-            core,
+            core: account::core(&copied, story),
             trusted: process.identity.is_ok(),
             container: found.container,
             held_ms,
             problems: story.problems().to_vec(),
         };
+        if let Some(kib) = peak_memory_kib() {
+            story.note(format_args!("used at most {kib} KiB of memory"));
+        }
+        zip.entry("composer.log", story.log().as_bytes()).context("writing composer.log")?;
         // Last, so that its presence means the rest is there.
         zip.entry(manifest::FILE_NAME, &serde_json::to_vec_pretty(&manifest)?)
             .context("writing the manifest")?;
         zip.finish().context("finishing the zip")?;
-
-        let dump_bytes = part.file().metadata().context("measuring the dump")?.len();
-        let published = part.publish(account::hint(&manifest)).context("publishing the dump")?;
-        let truncated = manifest.core.truncated;
-        let whole = truncated.as_ref().map_or("whole", |reason| reason.as_str());
-        let (ready, bytes) = (published.entry, copied.bytes);
-        let mut said = format!("wrote {ready}: {bytes} bytes of core, {whole}, held for {held_ms} ms");
-        if let Err(err) = published.durable {
-            said = format!("{said}; a power cut may take it back: {err}");
-        }
-        let outcome = Outcome::Captured { core_bytes: copied.bytes, dump_bytes, truncated, held_ms };
-        Ok(Captured { said, outcome, container })
+        publish(part, &manifest, container)
     }
 
     /// What `/proc` and the runtime say.
@@ -253,20 +227,51 @@ impl Dump<'_> {
         for (name, content) in &found.files {
             add(&format!("crictl/{name}"), content)?;
         }
-        let Some(log) = &found.log else { return Ok(()) };
-        // The process is gone by now, and it is the others who have to hurry.
-        log.settle();
-        match log.tail(self.settings.log_lines as usize) {
+        let (Attribution::Present(container), 1..) = (&found.container, self.settings.log_lines) else {
+            return Ok(());
+        };
+        match self.log(found.log.as_deref(), &container.id, process) {
             Ok(tail) => {
                 tail.problems.iter().for_each(|problem| story.problem(problem));
                 add("crictl/logs.txt", &tail.text)
             }
-            Err(err) => {
-                story.problem(format_args!("no crictl/logs.txt: {err}"));
+            Err(why) => {
+                story.problem(format_args!("no crictl/logs.txt: {why}"));
                 Ok(())
             }
         }
     }
+
+    /// The end of the container's log. The pod has what it waits for, so there
+    /// is time for what the process said last; but none for a disk that hangs.
+    fn log(&self, path: Option<&Path>, id: &str, process: &Process) -> Result<Tail, String> {
+        let path = path.ok_or("the runtime did not say where it is")?.to_owned();
+        process.wait_until_gone();
+        let (id, lines) = (id.to_owned(), self.settings.log_lines as usize);
+        let (sender, tail) = mpsc::sync_channel(1);
+        let reader = thread::Builder::new().name("log".to_owned());
+        let reader = reader.spawn(move || drop(sender.send(logs::tail(&path, &id, lines))));
+        reader.map_err(|err| format!("starting a thread: {err}"))?;
+        tail.recv_timeout(LOG_DEADLINE).unwrap_or_else(|err| Err(format!("reading it: {err}")))
+    }
+}
+
+/// Makes it ready, and says so.
+fn publish(part: Part, manifest: &Manifest, container: Option<String>) -> anyhow::Result<Captured> {
+    let dump_bytes = part.file().metadata().context("measuring the dump")?.len();
+    let published = part.publish(account::hint(manifest)).context("publishing the dump")?;
+    let truncated = manifest.core.truncated.clone();
+    let whole = truncated.as_ref().map_or("whole", |reason| reason.as_str());
+    let (ready, core_bytes, held_ms) = (published.entry, manifest.core.bytes, manifest.held_ms);
+    let mut said = format!("wrote {ready}: {core_bytes} bytes of core, {whole}, held for {held_ms} ms");
+    if let Err(err) = published.durable {
+        said = format!("{said}; a power cut may take it back: {err}");
+    }
+    Ok(Captured {
+        said,
+        outcome: Outcome::Captured { core_bytes, dump_bytes, truncated, held_ms },
+        container,
+    })
 }
 
 fn peak_memory_kib() -> Option<u64> {

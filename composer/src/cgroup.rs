@@ -41,7 +41,8 @@ pub fn pod(text: &str) -> Result<Option<PodCgroup>, String> {
     // A line without a pod is no contradiction: controllers the runtime does
     // not manage stay at `/` (rdma, and v2 on a hybrid host), or where the
     // runtime itself is.
-    for next in text.lines().filter_map(path).filter_map(named) {
+    for next in text.lines().filter_map(path).filter_map(|path| named(path).transpose()) {
+        let next = next?;
         let Some(pod) = &mut pod else {
             pod = Some(next);
             continue;
@@ -79,7 +80,7 @@ fn path(line: &str) -> Option<&str> {
 }
 
 /// The first pod of a path, and what is directly below it.
-fn named(path: &str) -> Option<Named<'_>> {
+fn named(path: &str) -> Result<Option<Named<'_>>, String> {
     let mut segments = path.split('/');
     let mut in_kubepods = false;
     while let Some(segment) = segments.next() {
@@ -87,7 +88,7 @@ fn named(path: &str) -> Option<Named<'_>> {
             // Here users name cgroups: with their own systemd, or because
             // pam_cgfs(8) gave them one (`user/<name>/<n>`). Anyone could be
             // any pod. A rootless Kubernetes is not the node's either.
-            "user.slice" | "user" => return None,
+            "user.slice" | "user" => return Ok(None),
             "kubepods" | "kubepods.slice" => in_kubepods = true,
             _ => {}
         }
@@ -97,7 +98,11 @@ fn named(path: &str) -> Option<Named<'_>> {
             && let Some((above, uid)) = slice.rsplit_once("-pod")
             && above.split('-').any(|name| name == "kubepods")
         {
-            let below = if rest.is_empty() { segments.next() } else { Some(rest.strip_prefix(':')?) };
+            let below = match rest.strip_prefix(':') {
+                Some(below) => Some(below),
+                None if rest.is_empty() => segments.next(),
+                None => return Ok(None),
+            };
             return claim(uid, b'_', below);
         }
         // If this is no uid the search ends all the same: what is below was
@@ -106,11 +111,11 @@ fn named(path: &str) -> Option<Named<'_>> {
             return claim(uid, b'-', segments.next());
         }
     }
-    None
+    Ok(None)
 }
 
 /// A pod with this uid, whose cgroup has this one below.
-fn claim<'a>(uid: &'a str, dash: u8, below: Option<&'a str>) -> Option<Named<'a>> {
+fn claim<'a>(uid: &'a str, dash: u8, below: Option<&'a str>) -> Result<Option<Named<'a>>, String> {
     let is_uid = uid.len() <= MAX_UID
         && uid.starts_with(|first: char| first.is_ascii_hexdigit())
         && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == dash);
@@ -123,10 +128,14 @@ fn claim<'a>(uid: &'a str, dash: u8, below: Option<&'a str>) -> Option<Named<'a>
     // CRI-O's monitor of a container is a program of the node, which shares the
     // pod's slice so that its memory is charged to the pod. The container's
     // logs would not explain its crash.
-    if !is_uid || runtime.ends_with("conmon") {
-        return None;
+    if runtime.ends_with("conmon") {
+        return Ok(None);
     }
-    Some(Named { uid, id: is_id(id).then_some(id) })
+    // A static pod's manifest may have any. It is a pod, and we cannot say which.
+    if !is_uid {
+        return Err("the cgroup is of a pod whose uid is none that we know".to_owned());
+    }
+    Ok(Some(Named { uid, id: is_id(id).then_some(id) }))
 }
 
 /// A uid is a UUID, or for a static pod a hash of 32 digits unless its manifest
@@ -255,13 +264,6 @@ mod tests {
             &format!("/kubepods-mypod{UID_}.slice/{ID}"),
             &format!("/kubepods-pod{UID_}.slices/{ID}"),
             &format!("/kubepods-pod{UID_}/{ID}"),
-            &format!("/kubepods-pod{UID}.slice/{ID}"),
-            &format!("/kubepods/pod{UID_}/{ID}"),
-            &format!("/kubepods/pod/{ID}"),
-            &format!("/kubepods/pod-{UID}/{ID}"),
-            &format!("/kubepods/pod../{ID}"),
-            &format!("/kubepods/podman/{ID}"),
-            &format!("/kubepods/pod{}/{ID}", "a".repeat(65)),
             &format!("/kubepods/burstable/pod{UID}/crio-conmon-{ID}"),
             &format!("/kubepods-pod{UID_}.slice/crio-conmon-{ID}.scope"),
             &format!("/kubepods-pod{UID_}.slice:crio-conmon:{ID}"),
@@ -281,10 +283,21 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_with_a_strange_uid_does_not_let_its_containers_name_another() {
-        for pod_cgroup in ["/kubepods/podstrange", "/kubepods.slice/kubepods-podstrange.slice"] {
-            let path = format!("{pod_cgroup}/{ID}/kubepods/pod{OTHER_UID}/{OTHER_ID}");
-            assert_eq!(pod(&format!("0::{path}")), Ok(None), "{path}");
+    fn a_pod_with_a_strange_uid_is_one_of_which_nobody_can_say_which() {
+        for path in [
+            &format!("/kubepods-pod{UID}.slice/{ID}"),
+            &format!("/kubepods/pod{UID_}/{ID}"),
+            &format!("/kubepods/pod/{ID}"),
+            &format!("/kubepods/pod-{UID}/{ID}"),
+            &format!("/kubepods/pod../{ID}"),
+            &format!("/kubepods/podman/{ID}"),
+            &format!("/kubepods/pod{}/{ID}", "a".repeat(65)),
+            // Nor do its containers name another.
+            &format!("/kubepods/podstrange/{ID}/kubepods/pod{OTHER_UID}/{OTHER_ID}"),
+            &format!("/kubepods.slice/kubepods-podstrange.slice/{ID}/kubepods/pod{OTHER_UID}/{OTHER_ID}"),
+        ] {
+            let why = pod(&format!("0::{path}\n")).expect_err(path);
+            assert!(why.contains("whose uid"), "{why}");
         }
     }
 

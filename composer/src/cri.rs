@@ -3,6 +3,8 @@
 //! What it is asked takes a few milliseconds, or for ever; whoever asks has the
 //! deadline. `message` is what goes over the wire, `json` how it is printed.
 
+#[cfg(test)]
+pub mod fake;
 pub mod json;
 pub mod message;
 
@@ -26,9 +28,12 @@ use message::{
     PodSandboxStatusResponse,
 };
 
-/// The most that one answer may have, in bytes. It is in memory twice, as it came and as
-/// JSON, and the composer has 32 MiB for everything.
-const MAX_ANSWER: usize = 4 << 20;
+/// The most that a list may have, in bytes. It is one of a pod or of its
+/// containers, half of which may be annotations; as structs it takes up to
+/// twenty times as much, and the composer has 32 MiB for everything.
+const MAX_LIST: usize = 1 << 20;
+/// The most that a status may have. Most of it is one text.
+const MAX_STATUS: usize = 4 << 20;
 
 /// A runtime that listened. Errors are sentences.
 #[derive(Clone)]
@@ -44,40 +49,41 @@ impl Runtime {
     /// The containers that match; what crictl's `ps -a` asks for.
     pub async fn containers(&self, filter: ContainerFilter) -> Result<ListContainersResponse, String> {
         let request = ListContainersRequest { filter: Some(filter) };
-        self.call("/runtime.v1.RuntimeService/ListContainers", request).await
+        self.call("/runtime.v1.RuntimeService/ListContainers", request, MAX_LIST).await
     }
 
     /// The pods' sandboxes that match; what crictl's `pods` asks for.
     pub async fn sandboxes(&self, filter: PodSandboxFilter) -> Result<ListPodSandboxResponse, String> {
         let request = ListPodSandboxRequest { filter: Some(filter) };
-        self.call("/runtime.v1.RuntimeService/ListPodSandbox", request).await
+        self.call("/runtime.v1.RuntimeService/ListPodSandbox", request, MAX_LIST).await
     }
 
     /// All about a container; crictl's `inspect`.
     pub async fn container(&self, container_id: String) -> Result<ContainerStatusResponse, String> {
         let request = ContainerStatusRequest { container_id, verbose: true };
-        self.call("/runtime.v1.RuntimeService/ContainerStatus", request).await
+        self.call("/runtime.v1.RuntimeService/ContainerStatus", request, MAX_STATUS).await
     }
 
     /// All about a sandbox; crictl's `inspectp`.
     pub async fn sandbox(&self, pod_sandbox_id: String) -> Result<PodSandboxStatusResponse, String> {
         let request = PodSandboxStatusRequest { pod_sandbox_id, verbose: true };
-        self.call("/runtime.v1.RuntimeService/PodSandboxStatus", request).await
+        self.call("/runtime.v1.RuntimeService/PodSandboxStatus", request, MAX_STATUS).await
     }
 
     /// All about an image; crictl's `inspecti`.
     pub async fn image(&self, image: String) -> Result<ImageStatusResponse, String> {
         let image = Some(ImageSpec { image, ..ImageSpec::default() });
-        self.call("/runtime.v1.ImageService/ImageStatus", ImageStatusRequest { image, verbose: true }).await
+        let request = ImageStatusRequest { image, verbose: true };
+        self.call("/runtime.v1.ImageService/ImageStatus", request, MAX_STATUS).await
     }
 
-    async fn call<Q, A>(&self, method: &'static str, request: Q) -> Result<A, String>
+    async fn call<Q, A>(&self, method: &'static str, request: Q, max: usize) -> Result<A, String>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
         let name = method.rsplit('/').next().unwrap_or(method);
-        let mut grpc = Grpc::new(self.0.clone()).max_decoding_message_size(MAX_ANSWER);
+        let mut grpc = Grpc::new(self.0.clone()).max_decoding_message_size(max);
         grpc.ready().await.map_err(|err| format!("{name}: {}", chain(&err)))?;
         let path = PathAndQuery::from_static(method);
         let answer = grpc.unary(Request::new(request), path, ProstCodec::default()).await;

@@ -112,3 +112,21 @@ fn dos_time(time: Timestamp) -> zip::DateTime {
     )
     .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_core_nobody_wants_is_not_read_to_its_end() {
+        let file = tempfile::tempfile().unwrap();
+        let id = DumpId::new(Timestamp::UNIX_EPOCH, 1, 1);
+        let mut zip = DumpZip::new(&file, &id, Timestamp::UNIX_EPOCH);
+        let asked = Cell::new(0);
+        let unwanted = || asked.replace(asked.get() + 1) == 3;
+        let copied = zip.core(&mut io::repeat(7), Compression::Deflate, unwanted).unwrap();
+        assert_eq!(copied.bytes, 3 * CHUNK as u64);
+    }
+}

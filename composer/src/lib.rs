@@ -26,6 +26,7 @@ pub mod kmsg;
 mod logs;
 mod lookup;
 mod pipe;
+mod place;
 mod process;
 mod selection;
 mod settings;

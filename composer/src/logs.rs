@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,17 +21,10 @@ use serde::Deserialize;
 /// it. Five hundred lines of four KiB each.
 const MAX_BYTES: usize = 2 << 20;
 /// What the program said last may still be on its way, through the runtime's
-/// shim and the runtime, and what it said last without ending the line leaves
-/// there only when its process is gone.
+/// shim and the runtime. It is here when nothing has come for so long.
 const QUIET: Duration = Duration::from_millis(50);
 /// Somebody else in the container may be talking all the time.
 const QUIET_DEADLINE: Duration = Duration::from_millis(500);
-
-/// A container's log file, held open, since it may be rotated away.
-pub struct Log {
-    file: File,
-    path: PathBuf,
-}
 
 /// The end of a log.
 pub struct Tail {
@@ -43,65 +36,81 @@ pub struct Tail {
     pub problems: Vec<String>,
 }
 
-impl Log {
-    /// Opens the log of container `id` at `path`, where its runtime says it is.
-    ///
-    /// # Errors
-    /// A sentence: it is not there, or is nothing that root should read.
-    pub fn open(path: &Path, id: &str) -> Result<Log, String> {
-        let real = fs::canonicalize(path).map_err(|err| format!("opening {}: {err}", path.display()))?;
-        // Whoever may write to /var/log of the node could have left a link there to
-        // any file of it. Docker's own link leads to a directory named by the id.
-        if real != path && !real.iter().any(|part| part == id) {
-            return Err(format!("{} is a link to {}", path.display(), real.display()));
-        }
-        let file = open_plain(&real).map_err(|err| format!("opening {}: {err}", real.display()))?;
-        Ok(Log { file, path: real })
-    }
+/// The last `lines` lines of the log of container `id`, which its runtime says
+/// is at `path`, with those of the file before it if it has not as many. Waits
+/// a moment for what is on its way.
+///
+/// # Errors
+/// A sentence: it is not there, or is nothing that root should read.
+pub fn tail(path: &Path, id: &str, lines: usize) -> Result<Tail, String> {
+    let path = real(path, id)?;
+    let why = |err: io::Error| format!("reading {}: {err}", path.display());
+    let file = open_plain(&path).map_err(why)?;
+    settle(&file);
+    last_of(file, &path, lines).map_err(why)
+}
 
-    /// Waits until nothing has been added for a moment, or too much has.
-    pub fn settle(&self) {
-        let deadline = Instant::now() + QUIET_DEADLINE;
-        let mut len = self.len();
-        let mut since = Instant::now();
-        while since.elapsed() < QUIET && Instant::now() < deadline {
-            thread::sleep(QUIET / 10);
-            if self.len() != len {
-                (len, since) = (self.len(), Instant::now());
+/// The same of `file`, which was at `path` a moment ago.
+fn last_of(mut file: File, path: &Path, lines: usize) -> io::Result<Tail> {
+    // It may have been rotated away: then it is the one before. While the
+    // runtime has not made the new one it is the last.
+    match open_plain(path) {
+        Ok(now) => file = now,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        Err(err) => return Err(err),
+    }
+    let (mut bytes, mut whole) = end_of(&file, MAX_BYTES)?;
+    let mut tail = last_lines(&bytes, whole, lines);
+    if whole && tail.lines < lines {
+        match predecessor(path, &file) {
+            Ok(Some(older)) => {
+                let (mut older, older_whole) = end_of(&older, MAX_BYTES - bytes.len())?;
+                older.append(&mut bytes);
+                (bytes, whole) = (older, older_whole);
+                tail = last_lines(&bytes, whole, lines);
             }
+            Ok(None) => {}
+            Err(err) => tail.problems.push(format!("the log before {}: {err}", path.display())),
         }
     }
-
-    fn len(&self) -> u64 {
-        self.file.metadata().map_or(0, |meta| meta.len())
+    if !whole && tail.lines < lines {
+        let said = format!("logs.txt has the {} lines in the last {MAX_BYTES} bytes of the log", tail.lines);
+        tail.problems.push(said);
     }
+    Ok(tail)
+}
 
-    /// The last `lines` lines, with those of the file before this one if this
-    /// has not as many.
-    ///
-    /// # Errors
-    /// If the file cannot be read.
-    pub fn tail(&self, lines: usize) -> io::Result<Tail> {
-        let (mut bytes, mut whole) = end_of(&self.file, MAX_BYTES)?;
-        let mut tail = last_lines(&bytes, whole, lines);
-        if whole && tail.lines < lines {
-            match predecessor(&self.path) {
-                Ok(Some(file)) => {
-                    let (mut older, older_whole) = end_of(&file, MAX_BYTES - bytes.len())?;
-                    older.append(&mut bytes);
-                    (bytes, whole) = (older, older_whole);
-                    tail = last_lines(&bytes, whole, lines);
-                }
-                Ok(None) => {}
-                Err(err) => tail.problems.push(format!("the log before {}: {err}", self.path.display())),
-            }
+/// Where the file is that `path` is the name of.
+///
+/// The directories are the node's, which may keep its logs on another disk. But
+/// whoever may write to them could have left a link there, to any file of the
+/// node. Docker leaves one, to a directory that is named by the id.
+fn real(path: &Path, id: &str) -> Result<PathBuf, String> {
+    let why = |err: io::Error| format!("looking for {}: {err}", path.display());
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(format!("{:?} is no path of a log", path.display()));
+    };
+    let file = fs::canonicalize(dir).map_err(why)?.join(name);
+    if !fs::symlink_metadata(&file).map_err(why)?.is_symlink() {
+        return Ok(file);
+    }
+    let target = fs::canonicalize(&file).map_err(why)?;
+    match target.iter().any(|part| part == id) {
+        true => Ok(target),
+        false => Err(format!("{} is a link to {}", path.display(), target.display())),
+    }
+}
+
+/// Waits until nothing has been added for a moment, or too much has.
+fn settle(file: &File) {
+    let len = || file.metadata().map_or(0, |meta| meta.len());
+    let deadline = Instant::now() + QUIET_DEADLINE;
+    let (mut last, mut since) = (len(), Instant::now());
+    while since.elapsed() < QUIET && Instant::now() < deadline {
+        thread::sleep(QUIET / 10);
+        if len() != last {
+            (last, since) = (len(), Instant::now());
         }
-        if !whole && tail.lines < lines {
-            let said =
-                format!("logs.txt has the {} lines in the last {MAX_BYTES} bytes of the log", tail.lines);
-            tail.problems.push(said);
-        }
-        Ok(tail)
     }
 }
 
@@ -133,10 +142,11 @@ fn end_of(file: &File, max: usize) -> io::Result<(Vec<u8>, bool)> {
     Ok((bytes, from == 0))
 }
 
-/// The file that was rotated away last. The kubelet names it `0.log.20261122-193101`
-/// and leaves it as it is until the next rotation, when it is compressed
-/// (`rotateLatestLog` in its `container_log_manager.go`); Docker, `….log.1`.
-fn predecessor(path: &Path) -> io::Result<Option<File>> {
+/// The file that was rotated away last, if it is not `file`. The kubelet names
+/// it `0.log.20261122-193101` and leaves it as it is until the next rotation,
+/// when it is compressed (`rotateLatestLog` in its `container_log_manager.go`);
+/// Docker, `….log.1`.
+fn predecessor(path: &Path, file: &File) -> io::Result<Option<File>> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
         return Ok(None);
     };
@@ -147,7 +157,10 @@ fn predecessor(path: &Path) -> io::Result<Option<File>> {
         let Some(suffix) = suffix.filter(|suffix| is_time(suffix) || *suffix == "1") else { continue };
         latest = latest.max(Some(suffix.to_owned()));
     }
-    latest.map(|suffix| open_plain(&dir.join(format!("{name}.{suffix}")))).transpose()
+    let Some(suffix) = latest else { return Ok(None) };
+    let older = open_plain(&dir.join(format!("{name}.{suffix}")))?;
+    let [one, two] = [older.metadata()?, file.metadata()?].map(|meta| (meta.dev(), meta.ino()));
+    Ok((one != two).then_some(older))
 }
 
 /// `20261122-193101`
@@ -263,6 +276,9 @@ impl Docker {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     const SAMPLE: &str = include_str!("../tests/logs/crash-spec_main_0.log");
@@ -274,7 +290,7 @@ mod tests {
         for (name, content) in files {
             fs::write(dir.path().join(name), content).unwrap();
         }
-        let tail = Log::open(&dir.path().join("0.log"), "id").unwrap().tail(lines).unwrap();
+        let tail = super::tail(&dir.path().join("0.log"), "id", lines).unwrap();
         let text = String::from_utf8(tail.text).unwrap();
         assert_eq!(text.lines().count(), tail.lines);
         (text, tail.problems)
@@ -331,12 +347,11 @@ mod tests {
         // Sparse: nobody waits for two gigabytes.
         let file = File::create(&path).unwrap();
         file.set_len(2 << 30).unwrap();
-        let log = Log::open(&path, "id").unwrap();
-        let tail = log.tail(500).unwrap();
+        let tail = super::tail(&path, "id", 500).unwrap();
         assert_eq!((tail.text.len(), tail.lines), (MAX_BYTES, 1));
         assert!(tail.problems[0].contains("too long"), "{:?}", tail.problems);
         file.write_at(format!("\n{AT} stdout F last\n").as_bytes(), (2 << 30) - 10).unwrap();
-        let tail = log.tail(500).unwrap();
+        let tail = super::tail(&path, "id", 500).unwrap();
         assert_eq!(tail.text, format!("{AT} stdout F last\n").as_bytes());
         assert!(
             tail.problems[0].contains("has the 1 lines in the last 2097152 bytes"),
@@ -351,53 +366,71 @@ mod tests {
         let path = dir.path().join("0.log");
         let binary = b"\x00\xff{\n2026 is a year\n{\"log\": 1}\n2026-11-22T19:31:02.260988932Z stdout X t\n";
         fs::write(&path, binary).unwrap();
-        let tail = Log::open(&path, "id").unwrap().tail(500).unwrap();
+        let tail = super::tail(&path, "id", 500).unwrap();
         assert_eq!(tail.text, binary);
         assert_eq!(tail.problems, ["4 lines of the container's log are not as the CRI wants them"]);
         fs::write(&path, vec![b'\n'; MAX_BYTES]).unwrap();
-        assert_eq!(Log::open(&path, "id").unwrap().tail(500).unwrap().lines, 500);
+        assert_eq!(super::tail(&path, "id", 500).unwrap().lines, 500);
     }
 
     #[test]
     fn what_is_no_file_of_this_container_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let refused = |name: &str| Log::open(&at(name), "8f31").err().unwrap();
+        let refused = |name: &str| super::tail(&at(name), "8f31", 9).err().unwrap();
         assert!(refused("none").contains("No such file"));
-        assert!(refused(".").contains("is not a regular file"));
+        assert!(refused("nowhere/0.log").contains("No such file"));
+        assert!(super::tail(Path::new(""), "8f31", 9).err().unwrap().contains("is no path of a log"));
+        fs::create_dir(at("dir")).unwrap();
+        assert!(refused("dir").contains("is not a regular file"));
         nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(refused("fifo").contains("is not a regular file"));
         fs::write(at("secret"), "secret").unwrap();
-        std::os::unix::fs::symlink(at("secret"), at("0.log")).unwrap();
+        symlink(at("secret"), at("0.log")).unwrap();
         assert!(refused("0.log").contains("is a link to"));
+        let read = |name: &str| super::tail(&at(name), "8f31", 9).unwrap().text;
         fs::create_dir(at("8f31")).unwrap();
         fs::rename(at("secret"), at("8f31/8f31-json.log")).unwrap();
-        std::os::unix::fs::symlink(at("8f31/8f31-json.log"), at("1.log")).unwrap();
-        assert!(Log::open(&at("1.log"), "8f31").is_ok(), "that is how Docker does it");
+        symlink(at("8f31/8f31-json.log"), at("1.log")).unwrap();
+        assert_eq!(read("1.log"), b"secret\n", "that is how Docker does it");
+        symlink(at("8f31"), at("elsewhere")).unwrap();
+        assert_eq!(read("elsewhere/8f31-json.log"), b"secret\n", "the node has its logs on another disk");
+    }
+
+    #[test]
+    fn a_log_that_is_rotated_at_the_last_moment_is_read_in_order_and_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        fs::write(&path, format!("{AT} stdout F old\n")).unwrap();
+        let held = || File::open(dir.path().join("0.log.20261122-193101")).unwrap();
+        fs::rename(&path, dir.path().join("0.log.20261122-193101")).unwrap();
+        let text = |tail: io::Result<Tail>| String::from_utf8(tail.unwrap().text).unwrap();
+        assert_eq!(text(last_of(held(), &path, 9)), format!("{AT} stdout F old\n"));
+        fs::write(&path, format!("{AT} stderr F last\n")).unwrap();
+        let expected = format!("{AT} stdout F old\n{AT} stderr F last\n");
+        assert_eq!(text(last_of(held(), &path, 9)), expected);
     }
 
     #[test]
     fn what_was_said_last_is_waited_for_but_not_for_ever() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("0.log");
-        fs::write(&path, "").unwrap();
-        let log = Log::open(&path, "id").unwrap();
-        let talking = std::sync::atomic::AtomicBool::new(true);
-        thread::scope(|scope| {
+        let file = File::create(dir.path().join("0.log")).unwrap();
+        let talking = AtomicBool::new(true);
+        let took = thread::scope(|scope| {
             scope.spawn(|| {
-                let file = OpenOptions::new().append(true).open(&path).unwrap();
-                while talking.load(std::sync::atomic::Ordering::Relaxed) {
+                while talking.load(Ordering::Relaxed) {
                     io::Write::write_all(&mut &file, b".").unwrap();
                     thread::sleep(Duration::from_millis(1));
                 }
             });
             let began = Instant::now();
-            log.settle();
-            assert!(began.elapsed() >= QUIET_DEADLINE);
-            talking.store(false, std::sync::atomic::Ordering::Relaxed);
+            settle(&file);
+            talking.store(false, Ordering::Relaxed);
+            began.elapsed()
         });
+        assert!(took >= QUIET_DEADLINE);
         let began = Instant::now();
-        log.settle();
+        settle(&file);
         assert!(began.elapsed() >= QUIET);
     }
 }

@@ -11,6 +11,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
@@ -56,6 +58,8 @@ pub struct Process {
     pub exe: Result<Text, String>,
     /// The command name of the thread that crashed.
     pub comm: Option<Text>,
+    /// Its directory.
+    dir: Option<File>,
 }
 
 impl Process {
@@ -110,8 +114,37 @@ impl Process {
             files: FILES.iter().map(|(name, _)| (*name, Err(reason()))).collect(),
             exe: Err(reason()),
             comm: None,
+            dir: None,
         }
     }
+
+    /// Whether it had no memory left, and with it no cgroup of version 1: it was
+    /// on its way out when we came.
+    pub fn is_leaving(&self) -> bool {
+        self.identity.is_ok() && self.file("maps").is_err()
+    }
+
+    /// Waits until it has closed its files, or has taken too long for that: it
+    /// gives its memory back first, ten gigabytes in a third of a second.
+    pub fn wait_until_gone(&self) {
+        let deadline = Instant::now() + GONE_DEADLINE;
+        let Some(dir) = &self.dir else { return };
+        while is_there(dir) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// What one process gives back within takes less.
+const GONE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Whether any thread of it still has something to close: only when a thread has
+/// is it no longer counted (`release_task` in `kernel/exit.c`), but for the main
+/// one, which is there until its parent has heard of it.
+fn is_there(dir: &File) -> bool {
+    let Ok(status) = read_file(dir, "status", 64 << 10, &mut |_| {}) else { return false };
+    let is_zombie = field(&status, "State:").is_some_and(|state| state.starts_with('Z'));
+    !(is_zombie && field(&status, "Threads:") == Some("1"))
 }
 
 /// Reads all there is about process `pid`, whose thread `tid` crashed. What
@@ -146,7 +179,7 @@ pub fn read(pid: Option<u32>, tid: Option<u32>, pidfd: Option<u32>, mut note: im
     match identify(pid, pidfd, thread) {
         Ok(()) => {
             cut.into_iter().for_each(&mut note);
-            Process { identity: Ok(()), files: files.into(), exe, comm }
+            Process { identity: Ok(()), files: files.into(), exe, comm, dir: Some(dir) }
         }
         Err(reason) => Process::unproven(&reason),
     }
@@ -185,14 +218,20 @@ fn read_file(dir: &File, name: &str, limit: u64, note: &mut impl FnMut(String)) 
 /// A pidfd from the kernel proves it: if it still names the pid while the
 /// directory is open, nobody else can have had that pid since the crash.
 /// Without one (before Linux 6.16) the process has to be dumping core at this
-/// moment, which a newcomer with the same pid hardly is.
+/// moment, and to have been there when we were started: the kernel keeps the
+/// crashed process until then, so whoever got its pid came later, or in the
+/// same hundredth of a second.
 fn identify(pid: u32, pidfd: Option<u32>, thread: &File) -> Result<(), String> {
     let fdinfo = pidfd.and_then(|fd| fs::read(format!("/proc/self/fdinfo/{fd}")).ok());
     match fdinfo.as_deref().and_then(|fdinfo| field(fdinfo, "Pid:")) {
         Some(now) => identified(pid, now),
         None => {
             let status = read_file(thread, "status", 1 << 20, &mut |_| {})?;
-            dumping(pid, field(&status, "CoreDumping:"))
+            dumping(pid, field(&status, "CoreDumping:"))?;
+            let ours =
+                fs::read("/proc/self/stat").map_err(|err| format!("reading /proc/self/stat: {err}"))?;
+            let theirs = read_file(thread, "stat", 64 << 10, &mut |_| {})?;
+            was_there(pid, start_time(&theirs), start_time(&ours))
         }
     }
 }
@@ -213,6 +252,22 @@ fn dumping(pid: u32, core_dumping: Option<&str>) -> Result<(), String> {
         Some(_) => Err(format!("process {pid} is not dumping core, so it is not the one that crashed")),
         None => Err(format!("whether process {pid} is the one that crashed cannot be told")),
     }
+}
+
+/// What the start times of the process and of ours mean.
+fn was_there(pid: u32, theirs: Option<u64>, ours: Option<u64>) -> Result<(), String> {
+    match (theirs, ours) {
+        (Some(theirs), Some(ours)) if theirs <= ours => Ok(()),
+        (Some(_), Some(_)) => Err(format!("process {pid} was started after the one of that pid had crashed")),
+        (None, _) | (_, None) => Err(format!("when process {pid} was started cannot be told")),
+    }
+}
+
+/// Field 22 of proc_pid_stat(5), in clock ticks since the boot. The second is
+/// the command in brackets, which may hold anything.
+fn start_time(stat: &[u8]) -> Option<u64> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    str::from_utf8(&stat[end + 1..]).ok()?.split_whitespace().nth(19)?.parse().ok()
 }
 
 fn field<'a>(text: &'a [u8], name: &str) -> Option<&'a str> {
@@ -280,6 +335,35 @@ mod tests {
         assert_eq!(dumping(7, Some("1")), Ok(()));
         assert!(dumping(7, Some("0")).is_err());
         assert!(dumping(7, None).is_err());
+        assert_eq!(was_there(7, Some(5), Some(5)), Ok(()));
+        assert!(was_there(7, Some(6), Some(5)).unwrap_err().contains("was started after"));
+        assert!(was_there(7, None, Some(5)).is_err());
+        assert!(was_there(7, Some(5), None).is_err());
+    }
+
+    #[test]
+    fn a_command_does_not_move_the_start_time() {
+        let stat = b"11 (a) R 1 (\xff) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 5150 20 21\n";
+        assert_eq!(start_time(stat), Some(5150));
+        assert_eq!(start_time(b"11 (a) S 1"), None);
+        let ours = start_time(&fs::read("/proc/self/stat").unwrap()).unwrap();
+        let parents = format!("/proc/{}/stat", std::os::unix::process::parent_id());
+        assert!(start_time(&fs::read(parents).unwrap()).unwrap() <= ours);
+    }
+
+    #[test]
+    fn a_process_is_there_until_it_has_ended() {
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let dir = File::open(format!("/proc/{}", child.id())).unwrap();
+        assert!(is_there(&dir));
+        drop(child.stdin.take());
+        while is_there(&dir) {
+            thread::yield_now();
+        }
+        assert!(read_file(&dir, "status", 1 << 10, &mut |_| {}).unwrap().starts_with(b"Name:"), "a zombie");
+        child.wait().unwrap();
+        assert!(!is_there(&dir), "and nothing");
     }
 
     #[test]

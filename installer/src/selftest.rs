@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::OFlag;
 use protocol::journal::{FILE_NAME, Line, MAX_BYTES, Outcome, PREVIOUS};
+use protocol::settings::ComposerSettings;
 use protocol::spool::{Spool, State};
 
 use crate::change::say;
@@ -47,8 +48,10 @@ pub fn run(node: &Node, own: &Path) -> Result<()> {
     let status = end_of(child, deadline)?;
     ensure!(status.signal().is_some(), "the child was to crash and ended with {status}");
 
-    let deadline =
-        if status.core_dumped() { deadline } else { deadline.min(Instant::now() + PATIENCE_WITHOUT_CORE) };
+    let patience = if status.core_dumped() { PATIENCE } else { PATIENCE_WITHOUT_CORE };
+    // The composer may have to wait for a container runtime before it writes.
+    let (settings, _) = ComposerSettings::read(&node.config.composer_yaml);
+    let deadline = Instant::now() + patience + settings.cri_timeout;
     let line = loop {
         if let Some(line) = line_about(&spool, &comm)? {
             break line;

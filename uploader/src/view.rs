@@ -154,7 +154,7 @@ fn describe(entry: &Entry, manifest: &Manifest, bytes: u64) -> String {
         }
     }
     if !manifest.trusted {
-        say("trusted", "no: what is said of the process may be said of another".to_owned());
+        say("trusted", "no: which process it was could not be proven".to_owned());
     }
     let core = &manifest.core;
     let whole = match (&core.truncated, core.expected_bytes) {

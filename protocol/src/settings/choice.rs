@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_yaml::Value;
 
 use super::Reader;
 
@@ -27,11 +28,19 @@ impl<P: DeserializeOwned> Choice<P> {
     /// Takes the mapping `{include: […], exclude: […]}`.
     pub fn read(reader: &mut Reader, key: &str) -> Choice<P> {
         let Some(mut section) = reader.section(key) else { return Choice::default() };
-        let choice =
-            Choice { include: section.or("include", Vec::new()), exclude: section.or("exclude", Vec::new()) };
+        let [include, exclude] = ["include", "exclude"].map(|key| patterns(&mut section, key));
         reader.absorb(section.done());
-        choice
+        Choice { include, exclude }
     }
+}
+
+/// Takes the patterns that are some; one that is none costs no other.
+fn patterns<P: DeserializeOwned>(reader: &mut Reader, key: &str) -> Vec<P> {
+    let values: Vec<Value> = reader.or(key, Vec::new());
+    let patterns = values
+        .into_iter()
+        .filter_map(|value| serde_yaml::from_value(value).map_err(|err| reader.reject(key, err)).ok());
+    patterns.collect()
 }
 
 impl<P> Choice<P> {
@@ -195,6 +204,17 @@ mod tests {
             let pattern = LabelPattern::try_from(pattern.to_owned()).unwrap();
             assert_eq!(pattern.matches(&labels), expected, "{pattern:?}");
         }
+    }
+
+    #[test]
+    fn one_that_is_no_pattern_costs_no_other() {
+        let mut reader = Reader::new("namespaces: {include: [payments, a b, 1.5, team-*], exclude: [x]}");
+        let choice = Choice::<Glob>::read(&mut reader, "namespaces");
+        assert_eq!((choice.include.len(), choice.exclude.len()), (2, 1));
+        assert!(choice.admits_name("team-a") && !choice.admits_name("other"));
+        let problems = reader.done();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].starts_with("namespaces.include: \"a b\" is no pattern"), "{problems:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use protocol::argv::CorePattern;
 use protocol::host::HostPath;
@@ -44,9 +44,7 @@ fn a_container_whose_runtime_does_not_answer_has_its_id_and_its_pods_uid() {
 #[test]
 fn the_hosts_crashes_are_left_out_if_only_pods_are_wanted() {
     let collecting = Collecting::new("composer: {capture: pods, cri_socket: /nowhere/cri.sock}");
-    let held = Instant::now();
     Crasher::start(["--heap-mb", "256"]).end();
-    assert!(held.elapsed() < Duration::from_secs(5), "nobody reads the core of a crash nobody wants");
     let line = journal(&collecting);
     assert_eq!(line.outcome, Outcome::Skipped { reason: Skip::NotAPod });
     let left: Vec<_> = fs::read_dir(collecting.node.spool_dir()).unwrap().flatten().collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use protocol::journal::{Line, Outcome, Skip};
 use protocol::manifest::{Attribution, Manifest};
@@ -15,7 +15,7 @@ use testbed::wait_for;
 
 use crate::cgroup::{CONTAINER_ID, ContainerCgroup};
 use crate::crash::Crasher;
-use crate::{Collecting, PATIENCE, peak_memory, unzip_approves};
+use crate::{Collecting, Mounted, PATIENCE, peak_memory, unzip_approves};
 
 const CRICTL: [&str; 6] =
     ["pods.json", "ps.json", "inspect.json", "inspectp.json", "inspecti.json", "logs.txt"];
@@ -27,7 +27,7 @@ fn collecting(containerd: &Containerd, settings: &str) -> Collecting {
 }
 
 /// All dumps, by the ids of their containers.
-fn dumps(collecting: &Collecting, count: usize) -> BTreeMap<String, (String, Dump, Manifest)> {
+fn dumps_of(collecting: &Collecting, count: usize) -> BTreeMap<String, (String, Dump, Manifest)> {
     let ready = collecting.node.wait_for_ready(count, PATIENCE);
     let open = |name: String| {
         let path = collecting.node.spool_dir().join(&name);
@@ -114,7 +114,7 @@ fn it_is_the_right_container_whatever_the_pod_is_like() {
     let shared = PodSpec { name: "shared", share_process_namespace: true, ..plain };
     crash("one process namespace", shared, &[pause], sidecar);
 
-    let mut dumps = dumps(&collecting, crashes.len());
+    let mut dumps = dumps_of(&collecting, crashes.len());
     assert_eq!(dumps.len(), crashes.len());
     for Crash { what, pod, id, names, attempt, containers } in &crashes {
         let (file, dump, manifest) = dumps.get_mut(id).unwrap_or_else(|| panic!("no dump of {what}"));
@@ -183,7 +183,7 @@ fn what_nobody_wants_leaves_a_line_and_nothing_else() {
     }
     let wanted = containerd.run_pod(&PodSpec { labels: &[team, ("tier", "web")], ..PodSpec::default() });
     wanted.run_container(&ContainerSpec::default()).wait_exited();
-    let dumps = dumps(&collecting, 1);
+    let dumps = dumps_of(&collecting, 1);
     let (_, _, manifest) = dumps.values().next().unwrap();
     let labels = &manifest.container.present().unwrap().pod.labels;
     assert_eq!(
@@ -212,7 +212,7 @@ fn what_the_container_chose_stays_json_and_its_secrets_stay_out() {
         ContainerSpec { env: &env, labels: &labels, annotations: &annotations, ..ContainerSpec::default() };
     let container = pod.run_container(&spec);
     container.wait_exited();
-    let mut dumps = dumps(&collecting, 1);
+    let mut dumps = dumps_of(&collecting, 1);
     let (_, dump, manifest) = dumps.get_mut(container.id()).unwrap();
     assert_eq!(manifest.container.present().unwrap().pod.labels["nasty"], nasty);
     assert_eq!(manifest.problems, [""; 0]);
@@ -228,6 +228,33 @@ fn what_the_container_chose_stays_json_and_its_secrets_stay_out() {
     let peak = peak_memory(dump);
     println!("{peak} KiB with labels and annotations of 256 KiB");
     assert!(peak < 32 << 10, "{peak} KiB");
+
+    // The same in small pieces, which take more memory than room.
+    let tiny: Vec<_> = (0..35_000).map(|n| format!("{n}")).collect();
+    let labels: Vec<_> = tiny.iter().map(|key| (&**key, "")).collect();
+    let pod = containerd.run_pod(&PodSpec { name: "tiny", labels: &labels, ..PodSpec::default() });
+    let container = pod.run_container(&ContainerSpec::default());
+    container.wait_exited();
+    let mut dumps = dumps_of(&collecting, 2);
+    let (_, dump, manifest) = dumps.get_mut(container.id()).unwrap();
+    assert_eq!(manifest.container.present().unwrap().pod.labels.len(), 35_000);
+    let peak = peak_memory(dump);
+    println!("{peak} KiB with 35,000 labels");
+    assert!(peak < 32 << 10, "{peak} KiB");
+}
+
+#[test]
+fn a_full_disk_does_not_keep_what_nobody_wants() {
+    let containerd = Containerd::start();
+    let collecting = collecting(&containerd, ", namespaces: {exclude: [default]}");
+    let spool = collecting.node.spool_dir();
+    let _small = Mounted::tmpfs(&spool, "size=2m,mode=2770");
+    let spec = ContainerSpec { args: &["--heap-mb", "64", "--fill", "random"], ..ContainerSpec::default() };
+    containerd.run_pod(&PodSpec::default()).run_container(&spec).wait_exited();
+    let line = wait_for("a line in the journal", PATIENCE, || journal(&collecting).pop());
+    assert_eq!(line.outcome, Outcome::Skipped { reason: Skip::Namespace });
+    let left: Vec<_> = fs::read_dir(&spool).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "the journal alone: {left:?}");
 }
 
 #[test]
@@ -239,7 +266,7 @@ fn the_log_has_what_was_said_last_even_if_the_line_never_ended() {
     let args = ["--stdout", &long, "--stdout", "out\n", "--stderr", "panic: without a newline"];
     let container = pod.run_container(&ContainerSpec { args: &args, ..ContainerSpec::default() });
     container.wait_exited();
-    let mut dumps = dumps(&collecting, 1);
+    let mut dumps = dumps_of(&collecting, 1);
     let (_, dump, _) = dumps.get_mut(container.id()).unwrap();
     let logs = String::from_utf8(dump.entry("crictl/logs.txt")).unwrap();
     let said: Vec<_> = logs.lines().map(|line| line.split_once(' ').unwrap().1).collect();
@@ -253,12 +280,18 @@ fn the_log_has_what_was_said_last_even_if_the_line_never_ended() {
     assert_eq!(said.len(), 4, "{logs}");
 }
 
-/// A directory of a runtime that this machine does not have.
+/// A directory of a runtime that this machine does not have, or had when a test
+/// was killed.
 struct Runtime(PathBuf);
 
 impl Runtime {
     fn at(dir: &str) -> Runtime {
+        let ours = Path::new(dir).join("coredump-handler-test");
+        if ours.exists() {
+            fs::remove_dir_all(dir).unwrap();
+        }
         fs::create_dir(dir).unwrap_or_else(|err| panic!("{dir}, of a runtime nobody tests on: {err}"));
+        fs::write(ours, "").unwrap();
         Runtime(dir.into())
     }
 }
@@ -278,7 +311,7 @@ fn the_runtime_is_found_where_one_may_be_also_beside_one_that_hangs() {
     let _mute = UnixListener::bind(crio.0.join("crio.sock")).unwrap();
     let container = containerd.run_pod(&PodSpec::default()).run_container(&ContainerSpec::default());
     container.wait_exited();
-    let dumps = dumps(&collecting, 1);
+    let dumps = dumps_of(&collecting, 1);
     let (_, _, manifest) = &dumps[container.id()];
     assert_eq!(manifest.problems, [""; 0]);
 }
