@@ -6,11 +6,14 @@ missing=
 need() { # COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
+need 7z p7zip-full       # opens dumps
+need bsdtar libarchive-tools # opens dumps
 need cc gcc
 need containerd containerd # the runtime of the tests' pods
 need curl curl          # asks the store of the tests questions that no client of ours would
 need gdb gdb            # opens a core the way its reader will
 need pkill procps        # lets the store of the demo die
+need python3 python3     # opens dumps
 need runc runc
 need shellcheck shellcheck
 need strace strace      # kills the installer at each of its system calls

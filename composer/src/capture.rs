@@ -4,6 +4,7 @@
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::BuildHasher;
+use std::num::NonZeroUsize;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::mpsc;
@@ -151,7 +152,7 @@ impl Dump<'_> {
     fn write(
         &self,
         part: Part,
-        mut pipe: CorePipe,
+        pipe: CorePipe,
         process: &Process,
         story: &mut Story,
     ) -> anyhow::Result<Captured> {
@@ -163,11 +164,12 @@ impl Dump<'_> {
             Place::Unknown(why) => Err(Findings::undecided(None, why.clone())),
         };
         let unwanted = || lookup.as_ref().is_ok_and(|lookup| lookup.skip().is_some());
-        let mut zip = DumpZip::new(part.file(), self.id, self.time.unwrap_or_else(now));
-        let copied = zip.core(&mut pipe, self.settings.compression, unwanted);
-        // From here on the crashed process is free to go, whatever became of it.
-        drop(pipe);
-        let held_ms = u64::try_from(story.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let encoding = (self.settings.compression, self.settings.threads.count(processors));
+        let time = self.time.unwrap_or_else(now);
+        // The pipe is closed when this is done, and as soon as it can be: the
+        // crashed process is free to go then, whatever became of it.
+        let copied = DumpZip::with_core(part.file(), self.id, time, pipe, encoding, unwanted);
         let captured_at = now();
 
         let (found, skip) = match lookup {
@@ -176,11 +178,12 @@ impl Dump<'_> {
         };
         let container = account::container(&found.container);
         if let Some(reason) = skip {
-            drop(zip);
+            drop(copied);
             part.discard().context("removing a dump that is not wanted")?;
             return Ok(Captured::nothing(reason, container));
         }
-        let copied = copied.context("copying the core")?;
+        let (mut zip, copied) = copied.context("copying the core")?;
+        let held_ms = u64::try_from(story.until(copied.released).as_millis()).unwrap_or(u64::MAX);
         story.note(format_args!("closed the pipe after {} bytes and {held_ms} ms", copied.bytes));
         story.note(format_args!("container: {}", container.as_deref().unwrap_or("none that is known")));
         self.add_context(&mut zip, process, &found, story)?;

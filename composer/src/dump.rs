@@ -1,7 +1,9 @@
-//! The zip that a dump is, as it is being written.
+//! The zip that a dump is, as it is being written: first the core, then what is
+//! said about it.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -12,17 +14,16 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use crate::elf::Extent;
+use crate::encoding::{Deflate, ZstdSink};
+use crate::pipeline::{self, Encode, Total, Verbatim};
+use crate::zip64::{Ended, Entry, Method};
 
-/// The deflate level. Higher ones hold the crashed process several times as
-/// long for a few percent of size.
+/// What of the dump is small is compressed by this level.
 const LEVEL: i64 = 1;
-/// What is read from the pipe at a time: enough that the system calls do not
-/// count, little enough to stay in the cache.
-const CHUNK: usize = 128 << 10;
 
-/// A zip being written into a part.
+/// A zip being written into a part, which has its core.
 pub struct DumpZip<'part> {
-    zip: ZipWriter<BufWriter<&'part File>>,
+    zip: ZipWriter<&'part File>,
     folder: DumpId,
     options: SimpleFileOptions,
 }
@@ -35,53 +36,56 @@ pub struct Copied {
     pub crc32: u32,
     /// What the ELF headers among them say.
     pub extent: Extent,
+    /// When the pipe was closed.
+    pub released: Instant,
 }
 
 impl<'part> DumpZip<'part> {
     /// Begins a zip in `file`, whose entries lie in a folder named `id` and
-    /// bear the time of the crash.
-    pub fn new(file: &'part File, id: &DumpId, time: Timestamp) -> DumpZip<'part> {
+    /// bear the time of the crash, with the core: all of it, unless it turns out
+    /// to be `unwanted`. Closes `pipe` as soon as it has been read.
+    pub fn with_core(
+        file: &'part File,
+        id: &DumpId,
+        time: Timestamp,
+        pipe: impl Read,
+        (compression, threads): (Compression, usize),
+        unwanted: impl Fn() -> bool,
+    ) -> io::Result<(DumpZip<'part>, Copied)> {
+        let time = dos_time(time);
+        let method = match compression {
+            Compression::Deflate => Method::Deflated,
+            Compression::Zstd => Method::Zstd,
+            Compression::Store => Method::Stored,
+        };
+        let entry = Entry::begin(file, format!("{id}/{CORE}"), method, [time.timepart(), time.datepart()])?;
+        let mut extent = Extent::default();
+        let look = |piece: &[u8]| extent.feed(piece);
+        let mut out = Counted { file, bytes: 0 };
+        let total = match compression {
+            Compression::Deflate => {
+                let encoders = (0..threads).map(|_| Box::new(Deflate::new()) as Box<dyn Encode>).collect();
+                let (total, out) = pipeline::run(pipe, &mut out, encoders, look, unwanted)?;
+                out.write_all(&Deflate::END)?;
+                total
+            }
+            Compression::Zstd => {
+                let sink = ZstdSink::new(&mut out, threads)?;
+                let (total, sink) = pipeline::run(pipe, sink, vec![Box::new(Verbatim)], look, unwanted)?;
+                sink.finish()?;
+                total
+            }
+            Compression::Store => pipeline::run(pipe, &mut out, vec![Box::new(Verbatim)], look, unwanted)?.0,
+        };
+        let Total { bytes, crc32, released } = total;
+        entry.end(file, &Ended { crc32, compressed: out.bytes, uncompressed: bytes })?;
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Deflated)
             .compression_level(Some(LEVEL))
-            .last_modified_time(dos_time(time))
+            .last_modified_time(time)
             .unix_permissions(0o640);
-        DumpZip { zip: ZipWriter::new(BufWriter::with_capacity(CHUNK, file)), folder: id.clone(), options }
-    }
-
-    /// Copies the core, all of it, unless it turns out to be `unwanted`.
-    pub fn core(
-        &mut self,
-        pipe: &mut impl Read,
-        compression: Compression,
-        unwanted: impl Fn() -> bool,
-    ) -> io::Result<Copied> {
-        let options = match compression {
-            Compression::Deflate => self.options,
-            Compression::Store => {
-                self.options.compression_method(CompressionMethod::Stored).compression_level(None)
-            }
-        };
-        // ZIP64 from the start: how long the core will be is not known, and
-        // room for a long length cannot be made afterwards.
-        self.zip.start_file(format!("{}/{CORE}", self.folder), options.large_file(true))?;
-        let mut copied = Copied { bytes: 0, crc32: 0, extent: Extent::default() };
-        let mut crc = crc32fast::Hasher::new();
-        let mut chunk = vec![0; CHUNK];
-        while !unwanted() {
-            let n = match pipe.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
-                Err(err) => return Err(err),
-            };
-            copied.extent.feed(&chunk[..n]);
-            crc.update(&chunk[..n]);
-            self.zip.write_all(&chunk[..n])?;
-            copied.bytes += n as u64;
-        }
-        copied.crc32 = crc.finalize();
-        Ok(copied)
+        let zip = DumpZip { zip: ZipWriter::new_append(file)?, folder: id.clone(), options };
+        Ok((zip, Copied { bytes, crc32, extent, released }))
     }
 
     /// Adds a small entry.
@@ -92,7 +96,25 @@ impl<'part> DumpZip<'part> {
 
     /// Writes the directory of the zip. Without it there is no zip.
     pub fn finish(self) -> io::Result<()> {
-        self.zip.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+        self.zip.finish()?;
+        Ok(())
+    }
+}
+
+/// Counts what is written.
+struct Counted<'a> {
+    file: &'a File,
+    bytes: u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(buf)?;
+        self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -111,22 +133,4 @@ fn dos_time(time: Timestamp) -> zip::DateTime {
         part(t.second()),
     )
     .unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::*;
-
-    #[test]
-    fn a_core_nobody_wants_is_not_read_to_its_end() {
-        let file = tempfile::tempfile().unwrap();
-        let id = DumpId::new(Timestamp::UNIX_EPOCH, 1, 1);
-        let mut zip = DumpZip::new(&file, &id, Timestamp::UNIX_EPOCH);
-        let asked = Cell::new(0);
-        let unwanted = || asked.replace(asked.get() + 1) == 3;
-        let copied = zip.core(&mut io::repeat(7), Compression::Deflate, unwanted).unwrap();
-        assert_eq!(copied.bytes, 3 * CHUNK as u64);
-    }
 }

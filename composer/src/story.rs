@@ -23,9 +23,9 @@ impl Story {
         Story { began: Instant::now(), lines: 0, log: String::new(), problems: Vec::new() }
     }
 
-    /// How long ago it began.
-    pub fn elapsed(&self) -> Duration {
-        self.began.elapsed()
+    /// How long after the beginning that was.
+    pub fn until(&self, then: Instant) -> Duration {
+        then.saturating_duration_since(self.began)
     }
 
     /// Something happened.
