@@ -10,7 +10,8 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: build
-build: ## the three release binaries, in dist/
+build: ## the three release binaries, in dist/; installs what that needs, or names it
+	@sh deploy/tools.sh build
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked -p composer --target $(TARGET)
 	cargo build --release --locked -p installer -p uploader
 	mkdir -p dist
@@ -50,6 +51,7 @@ fmt-check:
 .PHONY: lint
 lint: check-deps ## formatting, clippy, shellcheck, dependency directions
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p composer --no-default-features --all-targets -- -D warnings
 	shellcheck deploy/*.sh deploy/testbed/src/containerd/*.sh .ci/run
 
 .PHONY: doc

@@ -1,23 +1,32 @@
 #!/bin/sh
-# Installs what the tests need of the system where it can, or names it.
+# Installs what building (`tools.sh build`), or the tests as well, need of the
+# system where it can, or names it.
 set -eu
 
 missing=
 need() { # COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
-need 7z p7zip-full       # opens dumps
-need bsdtar libarchive-tools # opens dumps
+# ISA-L, which compresses, has a build in C and assembler.
+need autoconf autoconf
+need automake automake
 need cc gcc
-need containerd containerd # the runtime of the tests' pods
-need curl curl          # asks the store of the tests questions that no client of ours would
-need gdb gdb            # opens a core the way its reader will
-need pkill procps        # lets the store of the demo die
-need python3 python3     # opens dumps
-need runc runc
-need shellcheck shellcheck
-need strace strace      # kills the installer at each of its system calls
-need unzip unzip        # opens a dump the way its reader will
+need libtoolize libtool
+need make make
+need nasm nasm
+if [ "${1:-}" != build ]; then
+    need 7z p7zip-full      # opens dumps
+    need bsdtar libarchive-tools # opens dumps
+    need containerd containerd # the runtime of the tests' pods
+    need curl curl          # asks the store of the tests questions that no client of ours would
+    need gdb gdb            # opens a core the way its reader will
+    need pkill procps        # lets the store of the demo die
+    need python3 python3     # opens dumps
+    need runc runc
+    need shellcheck shellcheck
+    need strace strace      # kills the installer at each of its system calls
+    need unzip unzip        # opens a dump the way its reader will
+fi
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -26,6 +35,6 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     # shellcheck disable=SC2086
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 else
-    echo "the tests need these packages, and only root with apt-get could install them:$missing" >&2
+    echo "these packages are needed, and only root with apt-get could install them:$missing" >&2
     exit 1
 fi
