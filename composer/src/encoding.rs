@@ -85,3 +85,65 @@ impl<W: Write> Write for ZstdSink<W> {
         self.0.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use flate2::{Decompress, FlushDecompress, Status};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pipeline;
+
+    fn deflated(data: &[u8], threads: usize) -> Vec<u8> {
+        let encoders = (0..threads).map(|_| Box::new(Deflate::new()) as Box<dyn Encode>).collect();
+        let (_, mut out) = pipeline::run(data, Vec::new(), encoders, |_| {}, || false).unwrap();
+        out.extend(Deflate::END);
+        out
+    }
+
+    fn inflated(stream: &[u8], len: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(len + 1);
+        let ended = Decompress::new(false).decompress_vec(stream, &mut out, FlushDecompress::Finish);
+        assert_eq!(ended.unwrap(), Status::StreamEnd);
+        out
+    }
+
+    /// Blocks and pieces of blocks, of zeros, noise and text.
+    fn mixtures() -> impl Strategy<Value = Vec<u8>> {
+        let len = prop_oneof![Just(BLOCK), Just(BLOCK - 1), Just(BLOCK + 1), 0..BLOCK];
+        let piece = (0..3u8, len, any::<u64>()).prop_map(|(kind, len, seed)| -> Vec<u8> {
+            let noise = |i: usize| (seed ^ i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 31;
+            match kind {
+                0 => vec![0; len],
+                1 => (0..len).map(|i| noise(i) as u8).collect(),
+                _ => b"connection refused by upstream ".iter().copied().cycle().take(len).collect(),
+            }
+        });
+        proptest::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn whatever_goes_in_comes_out_and_threads_make_no_difference(data in mixtures()) {
+            let one = deflated(&data, 1);
+            prop_assert!(inflated(&one, data.len()) == data);
+            for threads in 2..=8 {
+                prop_assert!(deflated(&data, threads) == one);
+            }
+        }
+    }
+
+    #[test]
+    fn holes_cost_next_to_nothing() {
+        let out = deflated(&vec![0; 100 * BLOCK], 2);
+        assert!(out.len() < 100 * 1500, "{}", out.len());
+        assert!(is_zero(&[0; BLOCK]));
+        for at in [0, 1, 255, 256, BLOCK - 1] {
+            let mut block = [0; BLOCK];
+            block[at] = 1;
+            assert!(!is_zero(&block), "{at}");
+        }
+    }
+}

@@ -142,8 +142,9 @@ pub enum Threads {
     Exactly(usize),
 }
 
-/// Each has its blocks in memory: this many fit into what the composer may have.
-const MAX_THREADS: usize = 16;
+/// Each has its blocks in memory: so many take half of the 32 MiB that the
+/// composer may have, and what the runtime says may take the other half.
+const MAX_THREADS: usize = 8;
 
 impl TryFrom<Value> for Threads {
     type Error = String;
@@ -331,10 +332,10 @@ mod tests {
     fn threads_are_half_of_the_processors_or_what_was_asked_for() {
         let threads = |yaml: &str| ComposerSettings::read(yaml).0.threads;
         assert_eq!(threads("threads: auto"), Threads::Auto);
-        assert_eq!(threads("threads: 16"), Threads::Exactly(16));
-        assert_eq!([1, 2, 4, 8, 128].map(|processors| Threads::Auto.count(processors)), [2, 2, 2, 4, 16]);
+        assert_eq!(threads("threads: 8"), Threads::Exactly(8));
+        assert_eq!([1, 2, 4, 8, 128].map(|processors| Threads::Auto.count(processors)), [2, 2, 2, 4, 8]);
         assert_eq!(Threads::Exactly(1).count(64), 1);
-        for bad in ["threads: 0", "threads: 17", "threads: many", "threads: -1", "threads: 1.5"] {
+        for bad in ["threads: 0", "threads: 9", "threads: many", "threads: -1", "threads: 1.5"] {
             let (settings, problems) = ComposerSettings::read(bad);
             assert_eq!(settings.threads, Threads::Auto);
             assert!(problems[0].starts_with("threads: is neither `auto` nor a number"), "{problems:?}");
