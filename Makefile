@@ -44,6 +44,11 @@ crasher:
 tools: ## installs what the tests need of the system, or names it
 	@sh deploy/tools.sh
 
+.PHONY: bench
+bench: build ## how long a crashed process is held, and by whom; needs root and a quarter of an hour
+	cargo build --release --locked -p testbed --bins
+	$(RELEASE)/bench --write docs/benchmarks.md
+
 .PHONY: fmt-check
 fmt-check:
 	cargo fmt --all --check

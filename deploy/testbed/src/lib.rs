@@ -1,8 +1,9 @@
 //! A store, a crasher, a kernel and a containerd to try the three programs on; no part of a release.
 //!
 //! What tests call panics with a sentence when it cannot do its work: in a test
-//! there is nothing else to do about it.
+//! there is nothing else to do about it. The benchmark, [`mod@bench`], is no test.
 
+pub mod bench;
 pub mod containerd;
 pub mod elf;
 pub mod kernel;

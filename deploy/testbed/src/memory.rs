@@ -1,8 +1,12 @@
 //! Memory whose every byte can be told from where it is, so that a test can
 //! find out whether a dump has it.
 
+pub mod mixed;
+
 use std::fmt;
 use std::hint;
+
+use mixed::PAGE;
 
 /// What memory is filled with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -17,6 +21,8 @@ pub enum Fill {
     /// Only the first and the last byte are touched, and are 1. The kernel
     /// dumps what was never touched as zeros, and it costs no memory.
     Sparse,
+    /// As programs have it: pages of zeros, noise, pointers and integers, text.
+    Mixed,
 }
 
 impl fmt::Display for Fill {
@@ -26,6 +32,7 @@ impl fmt::Display for Fill {
             Fill::Random => "random",
             Fill::Zero => "zero",
             Fill::Sparse => "sparse",
+            Fill::Mixed => "mixed",
         })
     }
 }
@@ -46,7 +53,8 @@ impl Memory {
         let end = offset + into.len();
         match self.fill {
             Fill::Pattern => words(offset, into, |word| word),
-            Fill::Random => words(offset, into, mixed),
+            Fill::Random => words(offset, into, noise),
+            Fill::Mixed => pages(offset, into),
             Fill::Zero | Fill::Sparse => into.fill(0),
         }
         if let (Fill::Sparse, [first, .., last]) = (self.fill, into) {
@@ -83,8 +91,26 @@ fn words(offset: usize, into: &mut [u8], word: impl Fn(u64) -> u64) {
     }
 }
 
+fn pages(offset: usize, into: &mut [u8]) {
+    let mut at = offset;
+    let mut rest = into;
+    while !rest.is_empty() {
+        let (page, within) = ((at / PAGE) as u64, at % PAGE);
+        let take = (PAGE - within).min(rest.len());
+        let (now, later) = rest.split_at_mut(take);
+        if let Ok(whole) = <&mut [u8; PAGE]>::try_from(&mut *now) {
+            mixed::write(page, whole);
+        } else {
+            let mut whole = [0; PAGE];
+            mixed::write(page, &mut whole);
+            now.copy_from_slice(&whole[within..within + take]);
+        }
+        (at, rest) = (at + take, later);
+    }
+}
+
 /// `SplitMix64`: a generator that can be asked for any of its numbers.
-fn mixed(word: u64) -> u64 {
+fn noise(word: u64) -> u64 {
     let mut z = word.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -97,7 +123,7 @@ mod tests {
 
     #[test]
     fn any_piece_of_memory_can_be_told_from_where_it_is() {
-        for fill in [Fill::Pattern, Fill::Random, Fill::Zero, Fill::Sparse] {
+        for fill in [Fill::Pattern, Fill::Random, Fill::Zero, Fill::Sparse, Fill::Mixed] {
             let memory = Memory { fill, length: 100_003 };
             let whole = memory.allocate();
             for (from, to) in [(0, 100_003), (0, 2), (3, 5), (4093, 8200), (99_990, 100_003), (7, 7)] {

@@ -13,7 +13,7 @@ use protocol::host::SPOOL_MODE;
 use protocol::manifest::{FILE_NAME, Manifest};
 use protocol::spool::{Entry, Spool, State};
 use tempfile::TempDir;
-use zip::ZipArchive;
+use zip::{CompressionMethod, ZipArchive};
 
 use crate::store::{ACCESS_KEY, REGION, SECRET_KEY, Store};
 use crate::wait_for;
@@ -158,6 +158,15 @@ impl Dump {
         bytes
     }
 
+    /// How one entry is compressed, which may be in a way that cannot be read
+    /// here.
+    pub fn method(&mut self, name: &str) -> CompressionMethod {
+        let path = format!("{}/{name}", self.folder);
+        let index = self.zip.index_for_name(&path).unwrap_or_else(|| panic!("no {path} in the dump"));
+        let entry = self.zip.by_index_raw(index).unwrap_or_else(|err| panic!("{path} in the dump: {err}"));
+        entry.compression()
+    }
+
     /// What is known about it.
     pub fn manifest(&mut self) -> Manifest {
         let bytes = self.entry(FILE_NAME);
@@ -193,7 +202,7 @@ pub fn dist() -> PathBuf {
 
 /// A directory with a short name, since the pattern that names the composer
 /// has 127 bytes, on a file system from which the kernel will run it.
-fn short_dir() -> TempDir {
+pub(crate) fn short_dir() -> TempDir {
     let dir = tempfile::Builder::new().prefix("cdh.").tempdir_in(short_dir_parent());
     dir.expect("a temporary directory for the node")
 }

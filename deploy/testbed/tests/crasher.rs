@@ -58,6 +58,7 @@ fn a_core_has_the_memory_of_the_crash() {
         (Fill::Random, "SIGABRT", 6, 3),
         (Fill::Zero, "BUS", 7, 3),
         (Fill::Sparse, "SEGV", 11, 64),
+        (Fill::Mixed, "SEGV", 11, 3),
     ];
     for (fill, name, signal, heap_mb) in crashes {
         let comm = format!("c {fill}");

@@ -116,7 +116,7 @@ fn cores() -> Vec<Memory> {
     let of = |fill| {
         [0, 1, (256 << 10) - 1, 256 << 10, (256 << 10) + 1, 9_999_999].map(|length| Memory { fill, length })
     };
-    [Fill::Zero, Fill::Random, Fill::Pattern].into_iter().flat_map(of).collect()
+    [Fill::Mixed, Fill::Zero, Fill::Random, Fill::Pattern].into_iter().flat_map(of).collect()
 }
 
 #[test]

@@ -48,6 +48,9 @@ struct Args {
     /// Wait until there is such a file before crashing.
     #[arg(long, value_name = "PATH")]
     until: Option<PathBuf>,
+    /// Do not crash, but wait to be killed, or for the end of stdin, and end.
+    #[arg(long)]
+    victim: bool,
     /// Do not crash, but have a child that does, and stay.
     #[arg(long)]
     child: bool,
@@ -79,6 +82,11 @@ fn main() -> Result<()> {
         "length": memory.len(),
     });
     writeln!(io::stdout(), "{said}").context("saying where the memory is")?;
+    if args.victim {
+        io::copy(&mut io::stdin(), &mut io::sink())?;
+        drop(memory);
+        return Ok(());
+    }
     if args.wait {
         io::stdin().read_line(&mut String::new())?;
     }
