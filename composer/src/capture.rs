@@ -9,7 +9,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use jiff::{Timestamp, Unit};
@@ -170,7 +170,6 @@ impl Dump<'_> {
         // The pipe is closed when this is done, and as soon as it can be: the
         // crashed process is free to go then, whatever became of it.
         let copied = DumpZip::with_core(part.file(), self.id, time, pipe, encoding, unwanted);
-        let captured_at = now();
 
         let (found, skip) = match lookup {
             Ok(lookup) => (lookup.wait(), lookup.skip().cloned()),
@@ -191,7 +190,7 @@ impl Dump<'_> {
             version: manifest::VERSION,
             id: self.id.clone(),
             node: Text::from(gethostname().unwrap_or_default().as_os_str()),
-            captured_at,
+            captured_at: ago(copied.released),
             crash: account::crash(self.argv, self.time, process, self.cmdline.clone()),
             core: account::core(&copied, story),
             trusted: process.identity.is_ok(),
@@ -284,6 +283,12 @@ fn peak_memory_kib() -> Option<u64> {
 }
 
 fn now() -> Timestamp {
+    ago(Instant::now())
+}
+
+/// What time it was then.
+fn ago(then: Instant) -> Timestamp {
     let now = Timestamp::now();
-    now.round(Unit::Millisecond).unwrap_or(now)
+    let then = now.checked_sub(then.elapsed()).unwrap_or(now);
+    then.round(Unit::Millisecond).unwrap_or(then)
 }
