@@ -36,7 +36,6 @@ const MAX_LIST: usize = 1 << 20;
 const MAX_STATUS: usize = 4 << 20;
 
 /// A runtime that listened. Errors are sentences.
-#[derive(Clone)]
 pub struct Runtime(Channel);
 
 impl Runtime {
