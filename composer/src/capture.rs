@@ -17,7 +17,7 @@ use nix::unistd::gethostname;
 use protocol::argv::Argv;
 use protocol::host::HostRoot;
 use protocol::journal::{self as crashes, Line, Outcome, Skip};
-use protocol::manifest::{self, Attribution, Manifest};
+use protocol::manifest::{self, Attribution, Core, Manifest, Truncation};
 use protocol::settings::{Capture, ComposerSettings};
 use protocol::spool::{DumpId, Part, Spool};
 use protocol::text::Text;
@@ -33,6 +33,8 @@ use crate::{account, journal, kmsg, logs, settings};
 
 /// Two megabytes from a disk that is not idle.
 const LOG_DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes of arguments among the last words, where each may take six.
+const MAX_LAST_ARGUMENTS: usize = 8 << 10;
 
 /// Captures the core on standard input. Returns a line about the dump.
 ///
@@ -167,9 +169,11 @@ impl Dump<'_> {
         let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let encoding = (self.settings.compression, self.settings.threads.count(processors));
         let time = self.time.unwrap_or_else(now);
+        let last_words = serde_json::to_vec(&self.last_words(process, story)).unwrap_or_default();
         // The pipe is closed when this is done, and as soon as it can be: the
         // crashed process is free to go then, whatever became of it.
-        let copied = DumpZip::with_core(part.file(), self.id, time, pipe, encoding, unwanted);
+        let copied =
+            DumpZip::with_core(part.file(), self.id, time, last_words, pipe, encoding, unwanted);
 
         let (found, skip) = match lookup {
             Ok(lookup) => (lookup.wait(), lookup.skip().cloned()),
@@ -189,7 +193,7 @@ impl Dump<'_> {
         let manifest = Manifest {
             version: manifest::VERSION,
             id: self.id.clone(),
-            node: Text::from(gethostname().unwrap_or_default().as_os_str()),
+            node: node(),
             captured_at: ago(copied.released),
             crash: account::crash(self.argv, self.time, process, self.cmdline.clone()),
             core: account::core(&copied, story),
@@ -207,6 +211,35 @@ impl Dump<'_> {
             .context("writing the manifest")?;
         zip.finish().context("finishing the zip")?;
         publish(part, &manifest, container)
+    }
+
+    /// The manifest that is true if we die before the core has ended.
+    fn last_words(&self, process: &Process, story: &Story) -> Manifest {
+        let mut crash = account::crash(self.argv, self.time, process, self.cmdline.clone());
+        let arguments = crash.cmdline.iter().flatten().map(|argument| argument.as_bytes().len()).sum::<usize>();
+        crash.cmdline = crash.cmdline.filter(|_| arguments < MAX_LAST_ARGUMENTS);
+        let (id, pod_uid) = match self.place {
+            Place::Pod(who) => (who.container_id.clone(), Some(who.pod_uid.clone())),
+            Place::Host | Place::Unknown(_) => (None, None),
+        };
+        let reason = "the composer died before its runtime had answered".to_owned();
+        Manifest {
+            version: manifest::VERSION,
+            id: self.id.clone(),
+            node: node(),
+            captured_at: now(),
+            crash,
+            core: Core {
+                bytes: 0,
+                expected_bytes: None,
+                crc32: format!("{:08x}", 0),
+                truncated: Some(Truncation::ComposerDied),
+            },
+            trusted: process.identity.is_ok(),
+            container: Attribution::Missing { reason, id, pod_uid },
+            held_ms: 0,
+            problems: story.problems().to_vec(),
+        }
     }
 
     /// What `/proc` and the runtime say.
@@ -274,6 +307,10 @@ fn publish(part: Part, manifest: &Manifest, container: Option<String>) -> anyhow
         outcome: Outcome::Captured { core_bytes, dump_bytes, truncated, held_ms },
         container,
     })
+}
+
+fn node() -> Text {
+    Text::from(gethostname().unwrap_or_default().as_os_str())
 }
 
 fn peak_memory_kib() -> Option<u64> {

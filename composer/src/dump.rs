@@ -10,13 +10,13 @@ use jiff::tz::TimeZone;
 use protocol::manifest::CORE;
 use protocol::settings::Compression;
 use protocol::spool::DumpId;
+use protocol::zip64::{Ended, Entry, Method};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use crate::elf::Extent;
 use crate::encoding::{Deflate, ZstdSink};
 use crate::pipeline::{self, Encode, Total, Verbatim};
-use crate::zip64::{Ended, Entry, Method};
 
 /// What of the dump is small is compressed by this level.
 const LEVEL: i64 = 1;
@@ -43,11 +43,13 @@ pub struct Copied {
 impl<'part> DumpZip<'part> {
     /// Begins a zip in `file`, whose entries lie in a folder named `id` and
     /// bear the time of the crash, with the core: all of it, unless it turns out
-    /// to be `unwanted`. Closes `pipe` as soon as it has been read.
+    /// to be `unwanted`. Closes `pipe` as soon as it has been read. `last_words`
+    /// are the manifest for the case that we die meanwhile.
     pub fn with_core(
         file: &'part File,
         id: &DumpId,
         time: Timestamp,
+        last_words: Vec<u8>,
         pipe: impl Read,
         (compression, threads): (Compression, usize),
         unwanted: impl Fn() -> bool,
@@ -58,7 +60,8 @@ impl<'part> DumpZip<'part> {
             Compression::Zstd => Method::Zstd,
             Compression::Store => Method::Stored,
         };
-        let entry = Entry::begin(file, format!("{id}/{CORE}"), method, [time.timepart(), time.datepart()])?;
+        let dos_time = [time.timepart(), time.datepart()];
+        let entry = Entry::begin(file, format!("{id}/{CORE}"), method, dos_time, last_words)?;
         let mut extent = Extent::default();
         let look = |piece: &[u8]| extent.feed(piece);
         let mut out = Counted { file, bytes: 0 };

@@ -34,7 +34,6 @@ mod process;
 mod selection;
 mod settings;
 mod story;
-mod zip64;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};

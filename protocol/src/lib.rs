@@ -10,6 +10,7 @@
 //! | [`settings`] | installer, into `composer.yaml` | composer |
 //! | [`spool`] | composer | uploader |
 //! | [`manifest`] | composer, into each dump | uploader, people |
+//! | [`zip64`] | composer, around the core in each dump | uploader, where a composer died |
 //! | [`journal`] | composer, into `crashes.jsonl` | installer, uploader, people |
 //!
 //! [`text`] is how bytes that need not be UTF-8 travel through all of them.
@@ -21,3 +22,4 @@ pub mod manifest;
 pub mod settings;
 pub mod spool;
 pub mod text;
+pub mod zip64;

@@ -2,8 +2,9 @@
 //! crate cannot take: first in the file, of unknown length, with ZIP64.
 //!
 //! They are written so that the file is a whole zip of that one entry when it
-//! has ended, to which the `zip` crate then appends. The numbers in the comments
-//! are sections of PKWARE's APPNOTE.TXT, 6.3.10.
+//! has ended, to which the `zip` crate then appends. Until then the local header
+//! says what is to be said if the composer dies: see [`Entry::begin`]. The numbers
+//! in the comments are sections of PKWARE's APPNOTE.TXT, 6.3.10.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -26,6 +27,8 @@ pub struct Entry {
     method: Method,
     /// MS-DOS time and date (4.4.6).
     time: [u16; 2],
+    /// See [`Entry::begin`].
+    last_words: Vec<u8>,
 }
 
 /// What is known of an entry when it has ended.
@@ -47,26 +50,48 @@ const ZSTD: u16 = 63;
 const MADE_BY_UNIX: u16 = 3 << 8;
 /// A regular file, as open as a dump is.
 const ATTRIBUTES: u32 = 0o100_640 << 16;
+/// The extra field of the last words (4.5.1), in the local header alone. Readers
+/// skip what they do not know.
+const LAST_WORDS: [u8; 2] = *b"CD";
+/// As many bytes of them fit: what they share a header with is far smaller.
+pub const MAX_LAST_WORDS: usize = 60 << 10;
 
 impl Entry {
     /// Begins an entry at the begin of `file`, whose name is ASCII. Its content
-    /// is to follow.
-    pub fn begin(mut file: &File, name: String, method: Method, time: [u16; 2]) -> io::Result<Entry> {
-        let entry = Entry { name, method, time };
+    /// is to follow. `last_words` are for whoever finds the file if the content
+    /// never ends; more than [`MAX_LAST_WORDS`] are left out.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn begin(
+        mut file: &File,
+        name: String,
+        method: Method,
+        time: [u16; 2],
+        mut last_words: Vec<u8>,
+    ) -> io::Result<Entry> {
+        if last_words.len() > MAX_LAST_WORDS {
+            last_words.clear();
+        }
+        let entry = Entry { name, method, time, last_words };
         file.write_all(&entry.local_header(&Ended { crc32: 0, compressed: 0, uncompressed: 0 }))?;
         Ok(entry)
     }
 
     /// Ends it: what is known now goes into its header, and a directory of it
     /// behind its content, where `file` stands.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
     pub fn end(self, mut file: &File, ended: &Ended) -> io::Result<()> {
         let header = self.local_header(ended);
         file.write_all_at(&header, 0)?;
         file.write_all(&self.directory(ended, header.len() as u64 + ended.compressed))
     }
 
-    /// What stands the same in both headers of an entry.
-    fn common(&self, ended: &Ended) -> Vec<u8> {
+    /// What stands the same in both headers of an entry, but for the length of
+    /// the extra fields.
+    fn common(&self, ended: &Ended, extra: usize) -> Vec<u8> {
         let needs = if self.method == Method::Zstd { ZSTD } else { ZIP64 };
         let mut bytes = Vec::new();
         for number in [needs, 0, self.method as u16, self.time[0], self.time[1]] {
@@ -76,13 +101,19 @@ impl Entry {
             bytes.extend(number.to_le_bytes());
         }
         bytes.extend((self.name.len() as u16).to_le_bytes());
-        bytes.extend((zip64_field(ended).len() as u16).to_le_bytes());
+        bytes.extend((extra as u16).to_le_bytes());
         bytes
     }
 
     /// 4.3.7. As long whatever is in it.
     fn local_header(&self, ended: &Ended) -> Vec<u8> {
-        [b"PK\x03\x04", &*self.common(ended), self.name.as_bytes(), &zip64_field(ended)].concat()
+        let mut extra = zip64_field(ended);
+        if !self.last_words.is_empty() {
+            extra.extend(LAST_WORDS);
+            extra.extend((self.last_words.len() as u16).to_le_bytes());
+            extra.extend_from_slice(&self.last_words);
+        }
+        [b"PK\x03\x04", &*self.common(ended, extra.len()), self.name.as_bytes(), &extra].concat()
     }
 
     /// The central directory (4.3.12) of this entry alone, its end in ZIP64
@@ -90,13 +121,14 @@ impl Entry {
     fn directory(&self, ended: &Ended, at: u64) -> Vec<u8> {
         let mut bytes = b"PK\x01\x02".to_vec();
         bytes.extend((MADE_BY_UNIX | ZIP64).to_le_bytes());
-        bytes.extend(self.common(ended));
+        let extra = zip64_field(ended);
+        bytes.extend(self.common(ended, extra.len()));
         // No comment, the first disk, nothing known of what it is.
         bytes.extend([0; 6]);
         bytes.extend(ATTRIBUTES.to_le_bytes());
         bytes.extend(0u32.to_le_bytes()); // where the entry begins
         bytes.extend(self.name.as_bytes());
-        bytes.extend(zip64_field(ended));
+        bytes.extend(extra);
         let (length, end) = (bytes.len() as u64, at + bytes.len() as u64);
 
         bytes.extend(b"PK\x06\x06");
@@ -153,7 +185,7 @@ mod tests {
     /// The entry alone, ended.
     fn file(method: Method, content: &[u8], uncompressed: u64) -> File {
         let mut file = tempfile::tempfile().unwrap();
-        let entry = Entry::begin(&file, "dir/core".to_owned(), method, [0x6a3d, 0x5d76]).unwrap();
+        let entry = Entry::begin(&file, "dir/core".to_owned(), method, [0x6a3d, 0x5d76], b"{}".to_vec()).unwrap();
         file.write_all(content).unwrap();
         let crc32 = crc32fast::hash(content);
         entry.end(&file, &Ended { crc32, compressed: content.len() as u64, uncompressed }).unwrap();
