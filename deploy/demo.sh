@@ -94,6 +94,7 @@ wait_for "store" test -s "$base/endpoint"
 cat >"$base/installer.yaml" <<END
 host_dir: $base/host
 spool_dir: $base/spool
+composer: {keep_free: 64MiB}
 END
 cat >"$base/uploader.yaml" <<END
 spool_dir: $base/spool

@@ -11,6 +11,7 @@ use protocol::text::Text;
 
 use crate::cri::message::{self, ContainerStatus, PodSandbox};
 use crate::dump::Copied;
+use crate::pipeline::{Stop, is_disk_full};
 use crate::process::Process;
 use crate::story::Story;
 
@@ -48,22 +49,41 @@ fn signal_name(signal: i32) -> String {
     Signal::try_from(signal).map_or_else(|_| format!("SIG{signal}"), |signal| signal.as_str().to_owned())
 }
 
-/// What the core is, and whether it is all there.
-pub fn core(copied: &Copied, story: &mut Story) -> Core {
+/// What the core is, and whether it is all there; `most` is what it may have.
+pub fn core(copied: &Copied, most: Option<u64>, story: &mut Story) -> Core {
     let expected_bytes = copied.extent.expected_bytes();
-    let truncated = match expected_bytes {
-        Some(expected) if copied.bytes >= expected => None,
-        Some(_) => Some(Truncation::KilledWhileDumping),
-        None if copied.extent.is_foreign() => {
+    let truncated = match (&copied.stopped, expected_bytes) {
+        (Some(stopped), _) => Some(truncation(stopped, story)),
+        (None, Some(expected)) if copied.bytes >= expected => None,
+        (None, _) if most.is_some_and(|most| copied.bytes >= most) => Some(Truncation::SizeLimit),
+        (None, Some(_)) => Some(Truncation::KilledWhileDumping),
+        (None, None) if copied.extent.is_foreign() => {
             story.problem("the core does not begin like an ELF core; how long it should be is not known");
             None
         }
-        None => {
+        (None, None) => {
             story.problem("the core ended before its headers did");
             Some(Truncation::KilledWhileDumping)
         }
     };
     Core { bytes: copied.bytes, expected_bytes, crc32: format!("{:08x}", copied.crc32), truncated }
+}
+
+fn truncation(stopped: &Stop<Truncation>, story: &mut Story) -> Truncation {
+    match stopped {
+        Stop::Enough(reason) => reason.clone(),
+        Stop::Input(err) => {
+            story.problem(format_args!("the core could not be read to its end: {err}"));
+            Truncation::ReadError
+        }
+        Stop::Output(err) => {
+            story.problem(format_args!("the core could not be written to its end: {err}"));
+            match is_disk_full(err) {
+                true => Truncation::DiskFull,
+                false => Truncation::WriteError,
+            }
+        }
+    }
 }
 
 /// Where it ran, in a word: `namespace/pod/container`, or the container's id.

@@ -2,8 +2,8 @@
 //! order of the code.
 
 use std::collections::hash_map::RandomState;
-use std::fs;
 use std::hash::BuildHasher;
+use std::io::Read;
 use std::num::NonZeroUsize;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
@@ -22,14 +22,16 @@ use protocol::settings::{Capture, ComposerSettings};
 use protocol::spool::{DumpId, Part, Spool};
 use protocol::text::Text;
 
-use crate::dump::DumpZip;
+use crate::dump::{self, DumpZip, Plan};
 use crate::logs::Tail;
 use crate::lookup::{Findings, Lookup};
 use crate::pipe::CorePipe;
+use crate::pipeline::Spill;
 use crate::place::Place;
 use crate::process::{self, Process};
+use crate::space::Space;
 use crate::story::Story;
-use crate::{account, journal, kmsg, logs, settings};
+use crate::{account, journal, kmsg, logs, memory, settings};
 
 /// Two megabytes from a disk that is not idle.
 const LOG_DEADLINE: Duration = Duration::from_secs(10);
@@ -76,7 +78,7 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
     let random = RandomState::new().hash_one(()); // std seeds it from getrandom(2)
     let id = DumpId::new(time.unwrap_or_else(now), argv.pid.unwrap_or(0), random as u32);
     let place = Place::of(&process);
-    let dump = Dump { argv, time, id: &id, cmdline, place: &place, settings: &settings };
+    let dump = Dump { argv, time, spool: &spool, id: &id, cmdline, place: &place, settings: &settings };
     let result = match (&place, settings.capture) {
         (Place::Host, Capture::Pods) => {
             drop(pipe);
@@ -143,6 +145,7 @@ impl Captured {
 struct Dump<'a> {
     argv: &'a Argv,
     time: Option<Timestamp>,
+    spool: &'a Spool,
     id: &'a DumpId,
     cmdline: Option<Vec<Text>>,
     place: &'a Place,
@@ -158,6 +161,16 @@ impl Dump<'_> {
         process: &Process,
         story: &mut Story,
     ) -> anyhow::Result<Captured> {
+        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let (compression, threads) = (self.settings.compression, self.settings.threads.count(processors));
+        let held_back = dump::held_back(compression, threads);
+        let mut space = Space::new(self.spool, part.file(), self.settings, held_back)
+            .context("asking how full the disk is")?;
+        if let Some(reason) = space.refusal().context("asking how full the disk is")? {
+            drop(pipe);
+            part.discard().context("removing a dump that has no room")?;
+            return Ok(Captured::nothing(reason, self.place.container_id().cloned()));
+        }
         // The runtime may take seconds to answer, and the crashed process cannot
         // be reaped until we have drained its pipe. So: both at once.
         let lookup = match self.place {
@@ -166,14 +179,19 @@ impl Dump<'_> {
             Place::Unknown(why) => Err(Findings::undecided(None, why.clone())),
         };
         let unwanted = || lookup.as_ref().is_ok_and(|lookup| lookup.skip().is_some());
-        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let encoding = (self.settings.compression, self.settings.threads.count(processors));
+        let plan = Plan {
+            compression,
+            threads,
+            spill: self.spill(&space, story),
+            unwanted,
+            enough: |more| space.enough(more),
+        };
         let time = self.time.unwrap_or_else(now);
+        let most = self.settings.max_core_bytes.unwrap_or(u64::MAX);
         let last_words = serde_json::to_vec(&self.last_words(process, story)).unwrap_or_default();
         // The pipe is closed when this is done, and as soon as it can be: the
         // crashed process is free to go then, whatever became of it.
-        let copied =
-            DumpZip::with_core(part.file(), self.id, time, last_words, pipe, encoding, unwanted);
+        let copied = DumpZip::with_core(part.file(), self.id, time, last_words, pipe.take(most), plan);
 
         let (found, skip) = match lookup {
             Ok(lookup) => (lookup.wait(), lookup.skip().cloned()),
@@ -196,13 +214,13 @@ impl Dump<'_> {
             node: node(),
             captured_at: ago(copied.released),
             crash: account::crash(self.argv, self.time, process, self.cmdline.clone()),
-            core: account::core(&copied, story),
+            core: account::core(&copied, self.settings.max_core_bytes, story),
             trusted: process.identity.is_ok(),
             container: found.container,
             held_ms,
             problems: story.problems().to_vec(),
         };
-        if let Some(kib) = peak_memory_kib() {
+        if let Ok(kib) = memory::peak_kib() {
             story.note(format_args!("used at most {kib} KiB of memory"));
         }
         zip.entry("composer.log", story.log().as_bytes()).context("writing composer.log")?;
@@ -213,10 +231,21 @@ impl Dump<'_> {
         publish(part, &manifest, container)
     }
 
+    /// Room for what the encoders have no time for. Without it the crashed
+    /// process is held for as long as they take.
+    fn spill(&self, space: &Space, story: &mut Story) -> Option<Spill> {
+        let spill = space.to_spare().and_then(|room| Spill::new(self.spool.dir(), room));
+        if let Err(err) = &spill {
+            story.note(format_args!("nothing can be put away in the spool: {err}"));
+        }
+        spill.ok()
+    }
+
     /// The manifest that is true if we die before the core has ended.
     fn last_words(&self, process: &Process, story: &Story) -> Manifest {
         let mut crash = account::crash(self.argv, self.time, process, self.cmdline.clone());
-        let arguments = crash.cmdline.iter().flatten().map(|argument| argument.as_bytes().len()).sum::<usize>();
+        let arguments =
+            crash.cmdline.iter().flatten().map(|argument| argument.as_bytes().len()).sum::<usize>();
         crash.cmdline = crash.cmdline.filter(|_| arguments < MAX_LAST_ARGUMENTS);
         let (id, pod_uid) = match self.place {
             Place::Pod(who) => (who.container_id.clone(), Some(who.pod_uid.clone())),
@@ -311,12 +340,6 @@ fn publish(part: Part, manifest: &Manifest, container: Option<String>) -> anyhow
 
 fn node() -> Text {
     Text::from(gethostname().unwrap_or_default().as_os_str())
-}
-
-fn peak_memory_kib() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 fn now() -> Timestamp {

@@ -7,7 +7,7 @@ use zstd::stream::raw::CParameter;
 use zstd::stream::write::Encoder as ZstdEncoder;
 
 use crate::deflate;
-use crate::pipeline::{BLOCK, Encode, Written};
+use crate::pipeline::{BLOCK, Encode, Written, is_zero};
 
 /// Blocks of one deflate stream.
 pub struct Deflate {
@@ -110,12 +110,6 @@ fn store(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Whether there is nothing but zeros. A quarter of a megabyte takes ten
-/// microseconds, and what is not is mostly seen at once.
-fn is_zero(block: &[u8]) -> bool {
-    block.chunks(256).all(|chunk| chunk.iter().fold(0, |any, byte| any | byte) == 0)
-}
-
 /// A zstd frame that is compressed by several threads.
 pub struct ZstdSink<W: Write>(ZstdEncoder<'static, W>);
 
@@ -140,6 +134,13 @@ impl<W: Write> ZstdSink<W> {
         Ok(ZstdSink(encoder))
     }
 
+    /// At most so many bytes are in it, and not yet in the output: jobs that wait,
+    /// run or are done, twice as many as may run (`ZSTDMT_createCCtx_advanced`
+    /// in zstdmt_compress.c), and as much that is not a job yet.
+    pub fn holds_back(threads: usize) -> u64 {
+        3 * (threads as u64 + 2) * u64::from(ZSTD_JOB)
+    }
+
     /// Ends it.
     pub fn finish(self) -> io::Result<()> {
         self.0.finish()?.write_all(&NOTHING)
@@ -162,11 +163,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pipeline;
+    use crate::pipeline::{self, Limits};
 
     fn deflated(data: &[u8], threads: usize) -> Vec<u8> {
         let encoders = (0..threads).map(|_| Box::new(Deflate::new()) as Box<dyn Encode>).collect();
-        let (_, mut out) = pipeline::run(data, Vec::new(), encoders, |_| {}, || false).unwrap();
+        let limits = Limits { unwanted: || false, enough: |_| None::<()> };
+        let mut out = Vec::new();
+        pipeline::run(data, &mut out, encoders, None, |_| {}, limits).unwrap();
         out.extend(Deflate::END);
         out
     }

@@ -27,12 +27,15 @@ mod journal;
 pub mod kmsg;
 mod logs;
 mod lookup;
+mod memory;
 mod pipe;
 mod pipeline;
 mod place;
+mod priority;
 mod process;
 mod selection;
 mod settings;
+mod space;
 mod story;
 
 use std::ffi::OsString;

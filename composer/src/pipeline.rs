@@ -2,26 +2,39 @@
 //! threads, written in order by one more.
 //!
 //! ```text
-//!  pipe ─▶ read ─▶ full ─▶ encode ─▶ done ─▶ write, in order ─▶ file
-//!           ▲              encode                  │
-//!           └───────────────── free ◀──────────────┘
+//!  pipe ─▶ read ─▶ waiting ─▶ encode ─▶ done ─▶ write, in order ─▶ file
+//!           ▲         │       encode                  │
+//!           │       spill                             │
+//!           └───────────────── free ◀─────────────────┘
 //! ```
 //!
-//! Blocks go round. How many there are bounds the memory, and how far reading
-//! gets ahead; it waits for nothing else. What a thread makes of a block depends
-//! on the block alone, so the file does not depend on who was quicker.
+//! Blocks go round. How many there are bounds the memory. When all of them are
+//! in use, what is read waits in the [`Spill`] instead; and when that is full,
+//! too, reading waits, and with it the crashed process. What a thread makes of a
+//! block depends on the block alone, so the file does not depend on who was
+//! quicker.
 
-use std::collections::BTreeMap;
+mod belt;
+mod spill;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
+
+use crate::priority;
+use belt::{Belt, Block};
+
+pub use spill::Spill;
 
 /// What is encoded at once. Less would cost size, since every block begins
 /// without a history; more, memory and, on small cores, threads with no work.
 pub const BLOCK: usize = 256 << 10;
+/// When the disk is full, so much of what was written is given up, for what is
+/// said about the core to have room.
+const RESERVE: u64 = 4 << 20;
 
 /// Makes of each block what is to be written.
 pub trait Encode: Send {
@@ -47,93 +60,114 @@ impl Encode for Verbatim {
     }
 }
 
-/// What went through.
-pub struct Total {
-    /// Bytes that were read.
+/// Who says when to end before the end.
+pub struct Limits<U, E> {
+    /// Asked while reading: whether all of it is for nothing.
+    pub unwanted: U,
+    /// Asked before so many bytes are written: whether, and why, they may not be.
+    pub enough: E,
+}
+
+/// What went through: whole blocks.
+pub struct Total<S> {
+    /// Bytes of the input.
     pub bytes: u64,
     /// Their CRC-32.
     pub crc32: u32,
-    /// When the last of them had been read, and `input` was dropped.
+    /// Bytes of the output. If it failed, there may be more in it.
+    pub written: u64,
+    /// When the last byte had been read, and the input was dropped.
     pub released: Instant,
+    /// Why there is no more, if it is not because the input ended.
+    pub stopped: Option<Stop<S>>,
 }
 
-/// Copies `input` to its end, or until it is `unwanted`, and drops it at once:
-/// somebody waits for that. `look` is shown all that is read, in order. Returns
-/// `output` when all is written to it.
+/// Why a copy ends before its end.
+#[derive(Debug)]
+pub enum Stop<S> {
+    /// As [`Limits::enough`] says.
+    Enough(S),
+    /// The input could not be read.
+    Input(io::Error),
+    /// The output could not be written, or not be made.
+    Output(io::Error),
+}
+
+/// Copies `input` to its end, unless something is in the way, and drops it at
+/// once: somebody waits for that. `look` is shown all that is read, in order.
+/// Returns when all is written to `output`.
 ///
 /// # Errors
-/// If reading or writing fails. `input` is dropped then, too.
-pub fn run<W: Write + Send>(
+/// If no threads can be had.
+pub fn run<S: Send>(
     input: impl Read,
-    output: W,
+    output: impl Write + Send,
     encoders: Vec<Box<dyn Encode>>,
+    spill: Option<Spill>,
     mut look: impl FnMut(&[u8]),
-    unwanted: impl Fn() -> bool,
-) -> io::Result<(Total, W)> {
+    limits: Limits<impl Fn() -> bool, impl FnMut(u64) -> Option<S> + Send>,
+) -> io::Result<Total<S>> {
+    let Limits { unwanted, enough } = limits;
     // One in each thread's hands, one waiting for each, and two for those who
     // read and write.
-    let blocks = 2 * encoders.len() + 2;
-    let (free, freed) = mpsc::channel();
-    let (full, filled) = mpsc::channel();
+    let belt = Belt::new(2 * encoders.len() + 2, spill);
     let (done, finished) = mpsc::channel();
-    let filled = Mutex::new(filled);
     thread::scope(|scope| {
+        // However this ends, nobody may wait for ever.
+        let end = End(&belt);
+        let mut threads = 0;
+        let mut refused = None;
         for encoder in encoders {
-            let (filled, done) = (&filled, done.clone());
-            thread::Builder::new().spawn_scoped(scope, move || encode(encoder, filled, &done))?;
+            let (belt, done) = (&belt, done.clone());
+            match thread::Builder::new().spawn_scoped(scope, move || encode(encoder, belt, &done)) {
+                Ok(_) => threads += 1,
+                Err(err) => refused = Some(err),
+            }
         }
         drop(done);
-        let writer = thread::Builder::new().spawn_scoped(scope, move || write(&finished, &free, output))?;
-        let read = read(input, blocks, &freed, &full, &mut look, &unwanted);
-        let released = Instant::now();
-        drop(full);
-        let (crc32, output) =
-            writer.join().unwrap_or_else(|_| Err(io::Error::other("the writer panicked")))?;
-        Ok((Total { bytes: read?, crc32, released }, output))
+        // One does, if need be.
+        if let Some(err) = refused.filter(|_| threads == 0) {
+            return Err(err);
+        }
+        let stop = Stopped(&belt);
+        let writing = move || write(&finished, stop, output, enough);
+        let writer = thread::Builder::new().spawn_scoped(scope, writing)?;
+        let (read, released) = read(input, &belt, &mut look, &unwanted);
+        drop(end);
+        let (mark, stopped) = writer.join().map_err(|_| io::Error::other("the writer panicked"))?;
+        let stopped = stopped.or_else(|| read.err().map(Stop::Input));
+        Ok(Total { bytes: mark.bytes, crc32: mark.crc.finalize(), written: mark.written, released, stopped })
     })
 }
 
-/// A piece of the core on its way.
-struct Block {
-    number: u64,
-    data: Vec<u8>,
-    /// How much of `data` is the core's.
-    len: usize,
-    out: Vec<u8>,
-    /// `None`: the encoder panicked.
-    written: Option<Written>,
-    crc32: u32,
-}
+/// Ends the belt, also in a panic.
+struct End<'a>(&'a Belt);
 
-impl Block {
-    fn new() -> Block {
-        let data = vec![0; BLOCK];
-        Block { number: 0, data, len: 0, out: Vec::new(), written: None, crc32: 0 }
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
-/// Returns how many bytes there were.
+/// Stops the belt, also in a panic.
+struct Stopped<'a>(&'a Belt);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// Returns when the input was dropped.
 fn read(
     mut input: impl Read,
-    most: usize,
-    freed: &Receiver<Block>,
-    full: &Sender<Block>,
+    belt: &Belt,
     look: &mut impl FnMut(&[u8]),
     unwanted: &impl Fn() -> bool,
-) -> io::Result<u64> {
-    let (mut bytes, mut number, mut made) = (0, 0, 0);
-    loop {
-        // A small core gets by with few.
-        let next = match freed.try_recv() {
-            Ok(block) => Ok(block),
-            Err(_) if made < most => {
-                made += 1;
-                Ok(Block::new())
-            }
-            Err(_) => freed.recv(),
-        };
-        // Nobody to give it back: writing failed, and says why.
-        let Ok(mut block) = next else { return Ok(bytes) };
+) -> (io::Result<()>, Instant) {
+    let (mut next, mut number) = (belt.first(), 0);
+    let mut read = Ok(());
+    while let Some(mut block) = next {
         (block.len, block.number) = (0, number);
         let mut over = false;
         while block.len < BLOCK && !over {
@@ -144,53 +178,119 @@ fn read(
                     block.len += n;
                 }
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                Err(err) => return Err(err),
+                Err(err) => (over, read) = (true, Err(err)),
             }
             over |= unwanted();
         }
-        bytes += block.len as u64;
-        number += 1;
-        let sent = block.len == 0 || full.send(block).is_ok();
-        if over || !sent {
-            return Ok(bytes);
+        if over {
+            // Before the last block has found its place: that may take a while.
+            drop(input);
+            let released = Instant::now();
+            if block.len > 0 {
+                belt.put(block);
+            }
+            return (read, released);
         }
+        next = belt.put(block);
+        number += 1;
     }
+    drop(input);
+    (read, Instant::now())
 }
 
-fn encode(mut encoder: Box<dyn Encode>, filled: &Mutex<Receiver<Block>>, done: &Sender<Block>) {
-    loop {
-        let next = filled.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(mut block) = next else { return };
+fn encode(mut encoder: Box<dyn Encode>, belt: &Belt, done: &Sender<Block>) {
+    priority::lower();
+    while let Some(mut block) = belt.take() {
         block.out.clear();
         let data = &block.data[..block.len];
         block.crc32 = crc32fast::hash(data);
-        // Without it the others would wait for this block for ever.
-        block.written = panic::catch_unwind(AssertUnwindSafe(|| encoder.encode(data, &mut block.out))).ok();
+        if block.written.is_ok() {
+            // Without the guard the others would wait for this block for ever.
+            let encode = AssertUnwindSafe(|| encoder.encode(data, &mut block.out));
+            block.written = panic::catch_unwind(encode).map_err(|_| io::Error::other("an encoder panicked"));
+        }
         if done.send(block).is_err() {
             return;
         }
     }
 }
 
-/// Returns the CRC-32 of what was written.
-fn write<W: Write>(finished: &Receiver<Block>, free: &Sender<Block>, mut output: W) -> io::Result<(u32, W)> {
-    let (mut crc, mut next) = (crc32fast::Hasher::new(), 0);
+/// How far it has come.
+#[derive(Clone, Default)]
+struct Mark {
+    bytes: u64,
+    written: u64,
+    crc: crc32fast::Hasher,
+}
+
+/// Returns what was written, and why there is no more.
+fn write<S>(
+    finished: &Receiver<Block>,
+    stop: Stopped,
+    mut output: impl Write,
+    mut enough: impl FnMut(u64) -> Option<S>,
+) -> (Mark, Option<Stop<S>>) {
+    priority::lower();
+    // The newest, and of those before it what a full disk may send us back to.
+    let mut marks = VecDeque::from([Mark::default()]);
     let mut early = BTreeMap::new();
+    let mut next = 0;
     for block in finished {
         early.insert(block.number, block);
         while let Some(block) = early.remove(&next) {
-            let written = block.written.ok_or_else(|| io::Error::other("an encoder panicked"))?;
-            output.write_all(match written {
-                Written::Encoded => &block.out,
-                Written::Verbatim => &block.data[..block.len],
-            })?;
-            crc.combine(&crc32fast::Hasher::new_with_initial_len(block.crc32, block.len as u64));
+            let mut mark = marks.back().cloned().unwrap_or_default();
+            match write_block(&block, &mut output, &mut enough) {
+                Ok(written) => mark.written += written,
+                Err(stopped) => return (last_good(&marks, &stopped), Some(stopped)),
+            }
+            mark.bytes += block.len as u64;
+            mark.crc.combine(&crc32fast::Hasher::new_with_initial_len(block.crc32, block.len as u64));
+            while marks.get(1).is_some_and(|second| second.written + RESERVE <= mark.written) {
+                marks.pop_front();
+            }
+            marks.push_back(mark);
             next += 1;
-            // Whoever reads may be done already.
-            let _ = free.send(block);
+            stop.0.give_back(block);
         }
     }
-    Ok((crc.finalize(), output))
+    (marks.pop_back().unwrap_or_default(), None)
+}
+
+/// Returns how many bytes it takes.
+fn write_block<S>(
+    block: &Block,
+    output: &mut impl Write,
+    enough: &mut impl FnMut(u64) -> Option<S>,
+) -> Result<u64, Stop<S>> {
+    let bytes = match &block.written {
+        Ok(Written::Encoded) => &block.out,
+        Ok(Written::Verbatim) => &block.data[..block.len],
+        Err(err) => return Err(Stop::Output(io::Error::new(err.kind(), err.to_string()))),
+    };
+    if let Some(why) = enough(bytes.len() as u64) {
+        return Err(Stop::Enough(why));
+    }
+    output.write_all(bytes).map_err(Stop::Output)?;
+    Ok(bytes.len() as u64)
+}
+
+fn last_good<S>(marks: &VecDeque<Mark>, stopped: &Stop<S>) -> Mark {
+    let mark = match stopped {
+        Stop::Output(err) if is_disk_full(err) => marks.front(),
+        _ => marks.back(),
+    };
+    mark.cloned().unwrap_or_default()
+}
+
+/// Whether it is because there is no room, for anyone or for us.
+pub fn is_disk_full(err: &io::Error) -> bool {
+    matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether there is nothing but zeros. A quarter of a megabyte takes ten
+/// microseconds, and what is not is mostly seen at once.
+pub fn is_zero(block: &[u8]) -> bool {
+    block.chunks(256).all(|chunk| chunk.iter().fold(0, |any, byte| any | byte) == 0)
 }
 
 #[cfg(test)]
@@ -232,60 +332,141 @@ mod tests {
         (0..threads).map(|_| Box::new(Framed) as Box<dyn Encode>).collect()
     }
 
+    fn spill(slots: u32) -> Option<Spill> {
+        Some(Spill::new(&std::env::temp_dir(), u64::from(slots) * BLOCK as u64).unwrap())
+    }
+
+    type NoLimits = Limits<fn() -> bool, fn(u64) -> Option<()>>;
+
+    fn all() -> NoLimits {
+        Limits { unwanted: || false, enough: |_| None }
+    }
+
+    /// Some blocks are zeros.
+    fn data(len: usize) -> Vec<u8> {
+        (0..len).map(|i| if i / BLOCK % 3 == 1 { 0 } else { (i / 997) as u8 }).collect()
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
 
         #[test]
         fn blocks_are_written_in_order_whoever_is_quicker(
-            len in 0..8 * BLOCK,
+            len in 0..12 * BLOCK,
             pieces in proptest::collection::vec(1..BLOCK, 1..5),
             threads in 1usize..8,
+            slots in 0..10u32,
         ) {
-            let data: Vec<u8> = (0..len).map(|i| (i / 997) as u8).collect();
-            let mut seen = 0;
+            let data = data(len);
+            let (mut out, mut seen) = (Vec::new(), 0);
             let input = Pieces(&data, pieces.into_iter().cycle());
-            let (total, out) =
-                run(input, Vec::new(), encoders(threads), |piece| seen += piece.len(), || false).unwrap();
+            let look = |piece: &[u8]| seen += piece.len();
+            let total = run(input, &mut out, encoders(threads), spill(slots), look, all()).unwrap();
             prop_assert!(out == framed(&data));
             prop_assert_eq!((total.bytes, seen), (len as u64, len));
+            prop_assert_eq!(total.written, out.len() as u64);
             prop_assert_eq!(total.crc32, crc32fast::hash(&data));
+            prop_assert!(total.stopped.is_none());
         }
+    }
+
+    #[test]
+    fn who_reads_does_not_wait_for_who_writes() {
+        struct Tells<'a>(&'a [u8], #[expect(dead_code, reason = "its end is what tells")] Sender<()>);
+        impl Read for Tells<'_> {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                self.0.read(buf)
+            }
+        }
+        /// Writes nothing before the input is dropped.
+        struct Waits<'a>(Receiver<()>, &'a mut Vec<u8>);
+        impl Write for Waits<'_> {
+            fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+                assert!(self.0.recv().is_err());
+                self.1.write(buf)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let data = data(30 * BLOCK);
+        let (tell, told) = mpsc::channel();
+        let mut out = Vec::new();
+        let output = Waits(told, &mut out);
+        let total = run(Tells(&data, tell), output, encoders(2), spill(30), |_| {}, all()).unwrap();
+        assert_eq!(total.bytes, data.len() as u64);
+        assert!(out == framed(&data));
     }
 
     #[test]
     fn what_is_unwanted_ends_at_once() {
         let asked = std::cell::Cell::new(0);
         let unwanted = || asked.replace(asked.get() + 1) == 9;
-        let (total, _) = run(io::repeat(7), io::sink(), encoders(2), |_| {}, unwanted).unwrap();
+        let limits = Limits { unwanted, enough: |_| None::<()> };
+        let total = run(io::repeat(7), io::sink(), encoders(2), None, |_| {}, limits).unwrap();
         assert_eq!(total.bytes, 10 * BLOCK as u64);
     }
 
     #[test]
-    fn an_output_that_fails_ends_the_reading() {
-        struct Full(usize);
-        impl Write for Full {
-            fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-                self.0 = self.0.checked_sub(buf.len()).ok_or(io::ErrorKind::StorageFull)?;
-                Ok(buf.len())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
+    fn what_is_enough_is_whole_blocks() {
+        let mut asked = 0;
+        let enough = |bytes| {
+            asked += 1;
+            (asked > 7).then_some(bytes)
+        };
+        let limits = Limits { unwanted: || false, enough };
+        let mut out = Vec::new();
+        let total = run(io::repeat(7), &mut out, encoders(2), spill(3), |_| {}, limits).unwrap();
+        assert!(out == framed(&vec![7; 7 * BLOCK]));
+        assert_eq!((total.bytes, total.written), (7 * BLOCK as u64, out.len() as u64));
+        assert_eq!(total.crc32, crc32fast::hash(&vec![7; 7 * BLOCK]));
+        assert!(matches!(total.stopped, Some(Stop::Enough(bytes)) if bytes == BLOCK as u64 + 8));
+    }
+
+    /// Has room for so many bytes.
+    struct Full(usize, io::ErrorKind);
+
+    impl Write for Full {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(buf.len()).ok_or(self.1)?;
+            Ok(buf.len())
         }
-        let failed = run(io::repeat(7), Full(10 * BLOCK), encoders(3), |_| {}, || false).err().unwrap();
-        assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]
-    fn an_input_that_fails_is_an_error() {
-        struct Broken;
+    fn an_output_that_fails_ends_the_reading_and_a_full_one_is_given_room() {
+        let blocks = 40;
+        let room = blocks * (BLOCK + 8) + 1;
+        for (kind, lost) in [(io::ErrorKind::StorageFull, RESERVE), (io::ErrorKind::TimedOut, 0)] {
+            let full = Full(room, kind);
+            let total = run(io::repeat(7), full, encoders(3), spill(5), |_| {}, all()).unwrap();
+            let stopped = total.stopped.unwrap();
+            assert!(matches!(&stopped, Stop::Output(err) if err.kind() == kind), "{stopped:?}");
+            let frame = BLOCK as u64 + 8;
+            assert_eq!(total.written % frame, 0);
+            assert_eq!(total.written, (blocks as u64 - lost.div_ceil(frame)) * frame);
+            assert_eq!(total.bytes, total.written / frame * BLOCK as u64);
+            assert_eq!(total.crc32, crc32fast::hash(&vec![7; total.bytes as usize]));
+        }
+    }
+
+    #[test]
+    fn what_was_read_of_an_input_that_fails_is_written() {
+        struct Broken(usize);
         impl Read for Broken {
-            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::BrokenPipe.into())
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(1).ok_or(io::ErrorKind::BrokenPipe)?;
+                Ok(buf.len().min(1024))
             }
         }
-        let failed = run(Broken, Vec::new(), encoders(2), |_| {}, || false).err().unwrap();
-        assert_eq!(failed.kind(), io::ErrorKind::BrokenPipe);
+        let mut out = Vec::new();
+        let total = run(Broken(500), &mut out, encoders(2), None, |_| {}, all()).unwrap();
+        assert!(matches!(total.stopped, Some(Stop::Input(_))));
+        assert_eq!(total.bytes, 500 << 10);
+        assert_eq!(out.len(), (500 << 10) + 8 * 2);
     }
 
     #[test]
@@ -300,7 +481,10 @@ mod tests {
         let mut data = vec![0; 20 * BLOCK];
         data[5 * BLOCK] = 1;
         let encoders: Vec<Box<dyn Encode>> = vec![Box::new(Panics), Box::new(Panics)];
-        let failed = run(&*data, Vec::new(), encoders, |_| {}, || false).err().unwrap();
-        assert_eq!(failed.to_string(), "an encoder panicked");
+        let mut out = Vec::new();
+        let total = run(&*data, &mut out, encoders, None, |_| {}, all()).unwrap();
+        assert_eq!((total.bytes, out.len()), (5 * BLOCK as u64, 5 * BLOCK));
+        let Some(Stop::Output(err)) = total.stopped else { panic!("it stopped") };
+        assert_eq!(err.to_string(), "an encoder panicked");
     }
 }

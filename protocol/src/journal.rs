@@ -60,9 +60,9 @@ pub enum Outcome {
         /// As in the manifest.
         held_ms: u64,
     },
-    /// There is none, since the settings do not want it.
+    /// There is none, as the settings want it.
     Skipped {
-        /// Which of them.
+        /// Because of which of them.
         reason: Skip,
     },
     /// There is none.
@@ -84,6 +84,10 @@ pub enum Skip {
     Label,
     /// Its pod has the annotation [`OPT_OUT`] with the value `"false"`.
     Annotation,
+    /// No more than `keep_free` was free.
+    DiskFull,
+    /// `spool_max_bytes` were in the spool.
+    SpoolFull,
     /// A reason of a later version.
     #[serde(untagged)]
     Other(String),
@@ -100,6 +104,8 @@ impl Skip {
             Skip::Namespace => "namespace",
             Skip::Label => "label",
             Skip::Annotation => "annotation",
+            Skip::DiskFull => "disk_full",
+            Skip::SpoolFull => "spool_full",
             Skip::Other(reason) => reason,
         }
     }

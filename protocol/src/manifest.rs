@@ -102,7 +102,7 @@ pub struct Core {
 pub enum Truncation {
     /// `max_core_bytes`.
     SizeLimit,
-    /// No space left on the disk of the spool.
+    /// No space left on the disk of the spool, or none but `keep_free`.
     DiskFull,
     /// `spool_max_bytes`.
     SpoolFull,
@@ -111,6 +111,10 @@ pub enum Truncation {
     KilledWhileDumping,
     /// The composer ended before the core did.
     ComposerDied,
+    /// The pipe could not be read.
+    ReadError,
+    /// The disk of the spool could not be written.
+    WriteError,
     /// A reason of a later version.
     #[serde(untagged)]
     Other(String),
@@ -125,6 +129,8 @@ impl Truncation {
             Truncation::SpoolFull => "spool_full",
             Truncation::KilledWhileDumping => "killed_while_dumping",
             Truncation::ComposerDied => "composer_died",
+            Truncation::ReadError => "read_error",
+            Truncation::WriteError => "write_error",
             Truncation::Other(reason) => reason,
         }
     }

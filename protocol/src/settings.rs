@@ -10,6 +10,7 @@ mod choice;
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use jiff::SignedDuration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -170,6 +171,40 @@ impl Threads {
     }
 }
 
+/// How much of the spool's disk is not ours to fill.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "Value")]
+pub enum KeepFree {
+    /// 15 % of it, and at least 2 GiB. The kubelet begins to evict pods when no
+    /// more than 10 % of the disk is free (`nodefs.available`).
+    Auto,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl TryFrom<Value> for KeepFree {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<KeepFree, String> {
+        match value.as_str() {
+            Some("auto") => Ok(KeepFree::Auto),
+            _ => serde_yaml::from_value(value)
+                .map(|ByteSize(bytes)| KeepFree::Bytes(bytes))
+                .map_err(|err| format!("is neither `auto` nor a size: {err}")),
+        }
+    }
+}
+
+impl KeepFree {
+    /// How many bytes, on a disk of so many.
+    pub fn bytes(self, disk: u64) -> u64 {
+        match self {
+            KeepFree::Auto => (disk / 20 * 3).max(2 << 30),
+            KeepFree::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 /// Where the container runtime listens.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "String")]
@@ -226,6 +261,12 @@ pub struct ComposerSettings {
     pub cri_timeout: Duration,
     /// How many lines of the container's log are kept.
     pub log_lines: u32,
+    /// The most that is kept of a core, in bytes, before compression.
+    pub max_core_bytes: Option<u64>,
+    /// The most there may be in the spool, in bytes.
+    pub spool_max_bytes: Option<u64>,
+    /// What is to stay free of its disk.
+    pub keep_free: KeepFree,
 }
 
 impl Default for ComposerSettings {
@@ -242,6 +283,9 @@ impl Default for ComposerSettings {
             cri_socket: CriSocket::Auto,
             cri_timeout: DEFAULT_CRI_TIMEOUT.unsigned_abs(),
             log_lines: DEFAULT_LOG_LINES,
+            max_core_bytes: None,
+            spool_max_bytes: None,
+            keep_free: KeepFree::Auto,
         }
     }
 }
@@ -264,6 +308,9 @@ impl ComposerSettings {
             cri_socket: reader.or("cri_socket", default.cri_socket),
             cri_timeout: cri_timeout(&mut reader),
             log_lines: log_lines(&mut reader),
+            max_core_bytes: reader.take("max_core_bytes").map(|ByteSize(bytes)| bytes),
+            spool_max_bytes: reader.take("spool_max_bytes").map(|ByteSize(bytes)| bytes),
+            keep_free: reader.or("keep_free", default.keep_free),
         };
         (settings, reader.done())
     }
@@ -340,6 +387,22 @@ mod tests {
             assert_eq!(settings.threads, Threads::Auto);
             assert!(problems[0].starts_with("threads: is neither `auto` nor a number"), "{problems:?}");
         }
+    }
+
+    #[test]
+    fn sizes_have_units_and_what_is_kept_free_is_known() {
+        let (settings, problems) =
+            ComposerSettings::read("max_core_bytes: 1GiB\nspool_max_bytes: 5000\nkeep_free: 1MiB");
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!((settings.max_core_bytes, settings.spool_max_bytes), (Some(1 << 30), Some(5000)));
+        assert_eq!(settings.keep_free.bytes(100 << 30), 1 << 20);
+        assert_eq!(ComposerSettings::read("keep_free: auto").0.keep_free, KeepFree::Auto);
+        assert_eq!(KeepFree::Auto.bytes(100 << 30), 15 << 30);
+        assert_eq!(KeepFree::Auto.bytes(1 << 30), 2 << 30);
+        let (settings, problems) = ComposerSettings::read("keep_free: -1\nmax_core_bytes: lots");
+        assert_eq!(settings, ComposerSettings::default());
+        assert!(problems[0].starts_with("max_core_bytes: "), "{problems:?}");
+        assert!(problems[1].starts_with("keep_free: is neither"), "{problems:?}");
     }
 
     #[test]

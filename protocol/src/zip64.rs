@@ -185,7 +185,8 @@ mod tests {
     /// The entry alone, ended.
     fn file(method: Method, content: &[u8], uncompressed: u64) -> File {
         let mut file = tempfile::tempfile().unwrap();
-        let entry = Entry::begin(&file, "dir/core".to_owned(), method, [0x6a3d, 0x5d76], b"{}".to_vec()).unwrap();
+        let entry =
+            Entry::begin(&file, "dir/core".to_owned(), method, [0x6a3d, 0x5d76], b"{}".to_vec()).unwrap();
         file.write_all(content).unwrap();
         let crc32 = crc32fast::hash(content);
         entry.end(&file, &Ended { crc32, compressed: content.len() as u64, uncompressed }).unwrap();

@@ -18,6 +18,8 @@ use zip::{CompressionMethod, ZipArchive};
 use crate::store::{ACCESS_KEY, REGION, SECRET_KEY, Store};
 use crate::wait_for;
 
+const KEEP_FREE: &str = "keep_free: 64MiB";
+
 /// A host of its own, gone when dropped.
 pub struct Node {
     dir: TempDir,
@@ -25,7 +27,8 @@ pub struct Node {
 
 impl Node {
     /// A node; `settings` is what `installer.yaml` has besides its two
-    /// directories, such as `composer: {compression: store}`.
+    /// directories, such as `composer: {compression: store}`. How full this
+    /// machine's disk is makes no difference, unless they have a `keep_free`.
     pub fn new(settings: &str) -> Node {
         let node = Node { dir: short_dir() };
         fs::create_dir(node.host_dir()).expect("the host directory");
@@ -35,6 +38,11 @@ impl Node {
 
         let installer =
             format!("host_dir: {}\nspool_dir: {}\n", node.host_dir().display(), node.spool_dir().display());
+        let settings = match settings.split_once("composer: {") {
+            _ if settings.contains("keep_free") => settings.to_owned(),
+            Some((before, composer)) => format!("{before}composer: {{{KEEP_FREE}, {composer}"),
+            None => format!("{settings}\ncomposer: {{{KEEP_FREE}}}\n"),
+        };
         fs::write(node.installer_yaml(), format!("{installer}{settings}")).expect("installer.yaml");
         let objects = node.path().join("objects");
         fs::create_dir(&objects).expect("the directory of objects");

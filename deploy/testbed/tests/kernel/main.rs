@@ -12,6 +12,7 @@ mod crash;
 mod install;
 mod journey;
 mod pods;
+mod space;
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;

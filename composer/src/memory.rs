@@ -1,0 +1,38 @@
+//! The node's memory, and ours.
+
+use std::fs;
+use std::io;
+
+/// What may lie in the page cache because of one crash, in bytes, and wait to be
+/// written to the disk. The kernel begins to write when a tenth of what is
+/// available waits (`vm.dirty_background_ratio`); with others in mind, little
+/// more than half of that.
+pub fn share() -> io::Result<u64> {
+    Ok(kib("/proc/meminfo", "MemAvailable:")? * 1024 / 16)
+}
+
+/// The most we have had at once, in KiB.
+pub fn peak_kib() -> io::Result<u64> {
+    kib("/proc/self/status", "VmHWM:")
+}
+
+/// A line of `proc_meminfo(5)` or of `proc_pid_status(5)`.
+fn kib(path: &str, name: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(path)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok());
+    number.ok_or_else(|| io::Error::other(format!("no {name} in {path}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_are_known() {
+        let (share, peak) = (share().unwrap(), peak_kib().unwrap());
+        assert!(share > 1 << 20 && share < 1 << 50, "{share}");
+        assert!(peak > 100 && peak < 1 << 30, "{peak}");
+        assert!(kib("/proc/meminfo", "Surprise:").is_err());
+    }
+}
