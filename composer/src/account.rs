@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use protocol::argv::Argv;
-use protocol::manifest::{Attribution, Container, Core, Crash, Manifest, Pod, Truncation};
-use protocol::spool::Hint;
+use protocol::manifest::{Attribution, Container, Core, Crash, Pod, Truncation};
 use protocol::text::Text;
 
 use crate::cri::message::{self, ContainerStatus, PodSandbox};
@@ -91,18 +90,6 @@ pub fn container(container: &Attribution) -> Option<String> {
     match container {
         Attribution::Present(c) => Some(format!("{}/{}/{}", c.pod.namespace, c.pod.name, c.name)),
         Attribution::Missing { id, .. } => id.clone(),
-    }
-}
-
-/// For people who read `ls`: the pod and container, or the command of a
-/// process that is in none we know, and the signal.
-pub fn hint(manifest: &Manifest) -> Hint {
-    let crash = &manifest.crash;
-    let signal = crash.signal_name.as_deref().unwrap_or_default().as_bytes();
-    let comm = crash.comm.as_ref().map_or(&b""[..], Text::as_bytes);
-    match manifest.container.present() {
-        Some(c) => Hint::new([c.pod.namespace.as_bytes(), c.pod.name.as_bytes(), c.name.as_bytes(), signal]),
-        None => Hint::new([comm, signal]),
     }
 }
 

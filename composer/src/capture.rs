@@ -323,7 +323,7 @@ impl Dump<'_> {
 /// Makes it ready, and says so.
 fn publish(part: Part, manifest: &Manifest, container: Option<String>) -> anyhow::Result<Captured> {
     let dump_bytes = part.file().metadata().context("measuring the dump")?.len();
-    let published = part.publish(account::hint(manifest)).context("publishing the dump")?;
+    let published = part.publish(manifest.hint()).context("publishing the dump")?;
     let truncated = manifest.core.truncated.clone();
     let whole = truncated.as_ref().map_or("whole", |reason| reason.as_str());
     let (ready, core_bytes, held_ms) = (published.entry, manifest.core.bytes, manifest.held_ms);

@@ -3,10 +3,6 @@
 //! By ISA-L, which is the fastest there is and takes an assembler to build; or,
 //! without the feature `isal`, by zlib-rs, which takes nothing.
 
-/// What ends a stream (RFC 1951, 3.2.6): a last block with fixed codes, and in
-/// it nothing but its end.
-pub const END: [u8; 2] = [0x03, 0x00];
-
 #[cfg(feature = "isal")]
 pub use isal_blocks::Encoder;
 

@@ -11,7 +11,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use protocol::manifest::{CORE, Truncation};
 use protocol::settings::Compression;
 use protocol::spool::DumpId;
-use protocol::zip64::{Ended, Entry, Method};
+use protocol::zip64::{DEFLATE_END, Ended, Entry, Method};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -100,7 +100,7 @@ impl<'part> DumpZip<'part> {
                     (0..plan.threads).map(|_| Box::new(Deflate::new()) as Box<dyn Encode>).collect();
                 let total = pipeline::run(pipe, &mut out, encoders, plan.spill, look, limits)?;
                 out.cut(&total)?;
-                out.write_all(&Deflate::END)?;
+                out.write_all(&DEFLATE_END)?;
                 total
             }
             Compression::Zstd => {
@@ -122,7 +122,7 @@ impl<'part> DumpZip<'part> {
             }
         };
         let Total { bytes, crc32, released, stopped, .. } = total;
-        entry.end(file, &Ended { crc32, compressed: out.bytes, uncompressed: bytes })?;
+        entry.end(file, Ended { crc32, compressed: out.bytes, uncompressed: bytes })?;
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Deflated)
             .compression_level(Some(LEVEL))

@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 
+use protocol::zip64::ZSTD_NOTHING;
 use zstd::stream::raw::CParameter;
 use zstd::stream::write::Encoder as ZstdEncoder;
 
@@ -18,9 +19,6 @@ pub struct Deflate {
 }
 
 impl Deflate {
-    /// What ends the stream.
-    pub const END: [u8; 2] = deflate::END;
-
     /// One thread's encoder.
     pub fn new() -> Deflate {
         let mut encoder = deflate::Encoder::new();
@@ -119,12 +117,6 @@ const ZSTD_LEVEL: i32 = 1;
 /// are in memory for each thread.
 const ZSTD_JOB: u32 = 512 << 10;
 
-/// A frame of nothing (RFC 8878, 3.1.1): its magic number, its size, a last and
-/// empty block. libarchive sees the end of an entry only when there is room left
-/// for more, and of every 32nd core (they consist of pages) the last bytes fill
-/// its 128 KiB.
-const NOTHING: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x00, 0x01, 0x00, 0x00];
-
 impl<W: Write> ZstdSink<W> {
     /// Begins a frame.
     pub fn new(output: W, threads: usize) -> io::Result<ZstdSink<W>> {
@@ -143,7 +135,7 @@ impl<W: Write> ZstdSink<W> {
 
     /// Ends it.
     pub fn finish(self) -> io::Result<()> {
-        self.0.finish()?.write_all(&NOTHING)
+        self.0.finish()?.write_all(&ZSTD_NOTHING)
     }
 }
 
@@ -161,6 +153,7 @@ impl<W: Write> Write for ZstdSink<W> {
 mod tests {
     use flate2::{Decompress, FlushDecompress, Status};
     use proptest::prelude::*;
+    use protocol::zip64::DEFLATE_END;
 
     use super::*;
     use crate::pipeline::{self, Limits};
@@ -170,7 +163,7 @@ mod tests {
         let limits = Limits { unwanted: || false, enough: |_| None::<()> };
         let mut out = Vec::new();
         pipeline::run(data, &mut out, encoders, None, |_| {}, limits).unwrap();
-        out.extend(Deflate::END);
+        out.extend(DEFLATE_END);
         out
     }
 

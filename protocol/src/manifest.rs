@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::spool::DumpId;
+use crate::spool::{DumpId, Hint};
 use crate::text::Text;
 
 /// The version this code writes. It grows when the meaning of a field changes,
@@ -46,6 +46,21 @@ pub struct Manifest {
     pub held_ms: u64,
     /// What went wrong on the way, each a sentence for people.
     pub problems: Vec<String>,
+}
+
+impl Manifest {
+    /// For people who read `ls`: the pod and container, or the command of a
+    /// process that is in none we know, and the signal.
+    pub fn hint(&self) -> Hint {
+        let signal = self.crash.signal_name.as_deref().unwrap_or_default().as_bytes();
+        let comm = self.crash.comm.as_ref().map_or(&b""[..], Text::as_bytes);
+        match self.container.present() {
+            Some(c) => {
+                Hint::new([c.pod.namespace.as_bytes(), c.pod.name.as_bytes(), c.name.as_bytes(), signal])
+            }
+            None => Hint::new([comm, signal]),
+        }
+    }
 }
 
 /// The process and how it died. A field is null if nobody could say;

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `<id>.zip.part` | a composer is writing it and holds its lock | composer to ready; uploader to torn, once the lock is free |
 //! | `<id>[_hint].zip` | complete, synced, never written again | uploader: to the store and away, or to rejected |
-//! | `<id>.zip.torn` | its composer died | uploader |
+//! | `<id>.zip.torn` | its composer died | uploader, holding its lock: to ready, repaired, or away if there is nothing to repair |
 //! | `<id>[_hint].zip.rejected` | the store will never take this file | a person |
 //!
 //! Anything else in the directory is a stranger's and is never touched.
@@ -13,7 +13,7 @@ mod name;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -24,6 +24,8 @@ pub use name::{BadDumpId, DumpId, Entry, Hint, State};
 
 /// Group (the uploader) may read a dump; nobody but its writer may write it.
 const DUMP_MODE: u32 = 0o640;
+/// The uploader repairs what a composer that died has left, and owns nothing.
+const PART_MODE: u32 = 0o660;
 
 /// An entry, and what the file system says about it.
 #[derive(Clone, Debug)]
@@ -109,10 +111,34 @@ impl Spool {
     pub fn create(&self, id: DumpId) -> io::Result<Part> {
         let entry = Entry::part(id);
         let path = self.path(&entry);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(DUMP_MODE).open(path)?;
-        file.set_permissions(fs::Permissions::from_mode(DUMP_MODE))?; // whatever the umask is
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(PART_MODE).open(path)?;
+        file.set_permissions(fs::Permissions::from_mode(PART_MODE))?; // whatever the umask is
         lock_newborn(&file);
         Ok(Part { spool: self.clone(), entry, file })
+    }
+
+    /// Takes over a torn dump, to repair it: it is ours to write, and locked.
+    /// `None` if somebody else is at it, or was.
+    ///
+    /// # Errors
+    /// If it is gone, may not be written, or is no regular file.
+    pub fn adopt(&self, torn: &Entry) -> io::Result<Option<Part>> {
+        let path = self.path(torn);
+        let file = open_plain(OpenOptions::new().read(true).write(true), &path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(err)) => return Err(err),
+        }
+        // Between opening and locking it may have been published, and what is
+        // published is never written to again.
+        let same = |there: fs::Metadata| Ok::<_, io::Error>(there.ino() == file.metadata()?.ino());
+        match fs::symlink_metadata(&path).and_then(same) {
+            Ok(true) => Ok(Some(Part { spool: self.clone(), entry: torn.clone(), file })),
+            Ok(false) => Ok(None),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(err),
+        }
     }
 
     /// Gives the file of `entry` another state. A power cut may take that back,
@@ -146,7 +172,6 @@ impl Spool {
 /// spool and the composer is root: a link left for it there must lead nowhere,
 /// and a fifo must not hold it up.
 fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::MetadataExt;
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = options.custom_flags(flags.bits()).open(path)?;
     let meta = file.metadata()?;
@@ -180,6 +205,9 @@ impl Part {
         self.file.sync_all()?;
         let entry = self.entry.ready(hint);
         self.spool.rename(&self.entry, &entry)?;
+        // Not before: whoever dies leaves a part that can be repaired. It may not
+        // be ours, if it was adopted, and is ready all the same.
+        let _ = self.file.set_permissions(fs::Permissions::from_mode(DUMP_MODE));
         let durable = File::open(&self.spool.dir).and_then(|dir| dir.sync_all());
         Ok(Published { entry, durable })
     }
@@ -253,11 +281,13 @@ mod tests {
         let [found] = &spool.list().unwrap()[..] else { panic!("one part") };
         assert_eq!(found.entry.state(), State::Part);
         assert!(!is_abandoned(&spool.read(&found.entry).unwrap()).unwrap(), "its writer lives");
+        let mode = |entry| fs::metadata(spool.path(entry)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&found.entry), PART_MODE);
 
         let ready = part.publish(Hint::new([&b"x"[..]])).unwrap().entry;
         assert_eq!(ready.to_string(), format!("{ID}_x.zip"));
         assert_eq!(fs::read(spool.path(&ready)).unwrap(), b"zip");
-        assert_eq!(fs::metadata(spool.path(&ready)).unwrap().permissions().mode() & 0o777, DUMP_MODE);
+        assert_eq!(mode(&ready), DUMP_MODE);
     }
 
     #[test]
@@ -287,6 +317,30 @@ mod tests {
         let part = spool.list().unwrap().remove(0).entry;
         assert!(is_abandoned(&spool.read(&part).unwrap()).unwrap());
         assert_eq!(spool.set_state(&part, State::Torn).unwrap().to_string(), format!("{ID}.zip.torn"));
+    }
+
+    #[test]
+    fn a_torn_dump_is_adopted_by_one_at_a_time_and_published_or_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        let tear = || {
+            drop(spool.create(id()).unwrap());
+            spool.set_state(&Entry::part(id()), State::Torn).unwrap()
+        };
+        let torn = tear();
+        let part = spool.adopt(&torn).unwrap().unwrap();
+        assert!(spool.adopt(&torn).unwrap().is_none(), "somebody is at it");
+        part.file().write_all(b"zip").unwrap();
+        let ready = part.publish(Hint::default()).unwrap().entry;
+        assert_eq!(fs::read(spool.path(&ready)).unwrap(), b"zip");
+        assert_eq!(spool.adopt(&torn).unwrap_err().kind(), io::ErrorKind::NotFound);
+
+        fs::remove_file(spool.path(&ready)).unwrap();
+        spool.adopt(&tear()).unwrap().unwrap().discard().unwrap();
+        assert!(spool.list().unwrap().is_empty());
+        std::os::unix::fs::symlink(dir.path().join("target"), spool.path(&torn)).unwrap();
+        fs::write(dir.path().join("target"), "secret").unwrap();
+        assert!(spool.adopt(&torn).is_err(), "a link leads nowhere");
     }
 
     #[test]

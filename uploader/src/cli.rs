@@ -36,9 +36,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Ship what is in the spool and what arrives there, until SIGTERM
+    /// Ship what is in the spool and what arrives there, until SIGTERM; repair what is torn
     Run,
-    /// Ship what is in the spool now, once, and exit
+    /// Ship what is in the spool now, once, and exit; repair what is torn
     Push {
         /// Only these dumps
         ids: Vec<String>,

@@ -1,15 +1,18 @@
 //! `uploader run`: start-up, recovery and steady state are one loop.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use protocol::spool::{Entry, Found, Spool, State, is_abandoned};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::queue::{Progress, Step, plan};
+use crate::repair::{Outcome, repair};
 use crate::upload::{Fate, Trouble, Uploader};
 use crate::watch::{Change, Watch};
 
@@ -32,6 +35,7 @@ pub const LAST_WORDS: Duration = Duration::from_secs(6);
 const REST: Duration = LIST_EVERY;
 
 type Finished = (Entry, Result<Fate, Trouble>);
+type Repaired = (Entry, anyhow::Result<Outcome>);
 
 /// Ships what is in the spool, until a SIGTERM.
 ///
@@ -56,6 +60,10 @@ struct Daemon {
     parallel: usize,
     progress: Progress,
     uploads: JoinSet<Finished>,
+    /// One at the most.
+    repairs: JoinSet<Repaired>,
+    /// Ends them. What they leave is torn still.
+    stop_repairs: CancellationToken,
     store: Patience,
     /// The last thing that was wrong with the spool, said once.
     complaint: Option<String>,
@@ -63,8 +71,16 @@ struct Daemon {
 
 impl Daemon {
     fn new(uploader: Uploader, parallel: usize) -> Daemon {
-        let (progress, uploads) = (Progress::default(), JoinSet::new());
-        Daemon { uploader, parallel, progress, uploads, store: Patience::new(), complaint: None }
+        Daemon {
+            uploader,
+            parallel,
+            progress: Progress::default(),
+            uploads: JoinSet::new(),
+            repairs: JoinSet::new(),
+            stop_repairs: CancellationToken::new(),
+            store: Patience::new(),
+            complaint: None,
+        }
     }
 
     async fn serve(&mut self) {
@@ -89,6 +105,9 @@ impl Daemon {
             while let Some(finished) = self.uploads.try_join_next() {
                 self.finish(finished);
             }
+            while let Some(repaired) = self.repairs.try_join_next() {
+                self.finish_repair(repaired);
+            }
             let waiting_for_the_store = match self.uploader.spool().list() {
                 Ok(found) => self.advance(&found),
                 Err(err) => return self.complain(&format!("listing it: {err}")),
@@ -103,6 +122,7 @@ impl Daemon {
                     Err(err) => return self.complain(&format!("watching it: {err}")),
                 },
                 Some(finished) = self.uploads.join_next() => self.finish(finished),
+                Some(repaired) = self.repairs.join_next() => self.finish_repair(repaired),
                 () = sleep_until(until), if waiting_for_the_store => {}
                 () = sleep(LIST_EVERY) => {}
             }
@@ -118,6 +138,7 @@ impl Daemon {
             match step {
                 Step::Upload(entry) => self.begin(entry),
                 Step::Examine(entry) => examine(self.uploader.spool(), &entry),
+                Step::Repair(entry) => self.begin_repair(entry),
             }
         }
         waiting
@@ -132,7 +153,7 @@ impl Daemon {
         });
     }
 
-    fn finish(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
+    fn finish(&mut self, finished: Result<Finished, JoinError>) {
         let Ok((entry, result)) = finished else { return }; // cannot panic: see upload
         let id = entry.id();
         self.progress.busy.remove(id);
@@ -153,6 +174,31 @@ impl Daemon {
         }
     }
 
+    fn begin_repair(&mut self, torn: Entry) {
+        self.progress.repairing = true;
+        let (spool, stop) = (self.uploader.spool().clone(), self.stop_repairs.clone());
+        self.repairs.spawn_blocking(move || {
+            // A panic is a failed attempt and no more.
+            let work = AssertUnwindSafe(|| repair(&spool, &torn, &stop));
+            let result =
+                panic::catch_unwind(work).unwrap_or_else(|_| Err(anyhow!("repairing {torn} panicked")));
+            (torn, result)
+        });
+    }
+
+    fn finish_repair(&mut self, repaired: Result<Repaired, JoinError>) {
+        self.progress.repairing = false;
+        let Ok((torn, result)) = repaired else { return };
+        let id = torn.id();
+        match result {
+            Ok(Outcome::Ready | Outcome::Removed | Outcome::Rejected) => return,
+            Ok(Outcome::Taken) => log::info!(dump:% = id; "somebody else repairs it, or has done so"),
+            Err(_) if self.stop_repairs.is_cancelled() => return,
+            Err(err) => log::error!(dump:% = id, next_try_in = REST.as_secs_f32(); "not repaired: {err:#}"),
+        }
+        self.progress.resting.insert(id.clone(), SystemTime::now() + REST);
+    }
+
     /// Says once, not every few seconds, what is wrong with the spool.
     fn complain(&mut self, what: &str) {
         if self.complaint.as_deref() != Some(what) {
@@ -165,6 +211,7 @@ impl Daemon {
     /// What they leave is uploaded by the next start, to the same key.
     async fn stop(mut self, grace: Duration) {
         log::info!(uploads = self.uploads.len(), grace:? = grace; "stopping");
+        self.stop_repairs.cancel();
         if timeout(grace, self.drain()).await.is_err() {
             self.uploader.stop();
             let _ = timeout(LAST_WORDS, self.drain()).await;
@@ -175,6 +222,9 @@ impl Daemon {
     async fn drain(&mut self) {
         while let Some(finished) = self.uploads.join_next().await {
             self.finish(finished);
+        }
+        while let Some(repaired) = self.repairs.join_next().await {
+            self.finish_repair(repaired);
         }
     }
 }

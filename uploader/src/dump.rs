@@ -19,7 +19,7 @@ pub const CHUNK: usize = 128 << 10;
 const MAX_PARTS: u64 = 10_000;
 /// A manifest has a few kilobytes, and labels of at most 256 KiB; what is much
 /// longer is none of ours.
-const MAX_MANIFEST: u64 = 1 << 20;
+pub const MAX_MANIFEST: u64 = 1 << 20;
 /// S3 takes 2 KiB of user metadata in all.
 const MAX_METADATA_VALUE: usize = 200;
 
@@ -147,9 +147,11 @@ pub fn read_manifest(file: &File, id: &DumpId) -> anyhow::Result<(Vec<u8>, Manif
 
 /// Reads a file at a position of its own: the file's one position may be in
 /// use elsewhere.
-struct Positioned<'a> {
-    file: &'a File,
-    at: u64,
+pub struct Positioned<'a> {
+    /// The file.
+    pub file: &'a File,
+    /// Where it is read next.
+    pub at: u64,
 }
 
 impl Read for Positioned<'_> {

@@ -6,7 +6,7 @@
 //!                       └── every few minutes, after an overflow, at start ┘
 //! ```
 //!
-//! It may be down for a day: nothing is lost, since dumps are in the spool
+//! What is torn is repaired on its way into the list. It may be down for a day: nothing is lost, since dumps are in the spool
 //! until the store has confirmed them, and the name of a file is all there is
 //! to know about its state ([`protocol::spool`]).
 
@@ -17,6 +17,7 @@ mod dump;
 mod key;
 mod push;
 mod queue;
+mod repair;
 mod store;
 mod upload;
 mod view;

@@ -1,4 +1,5 @@
-//! `uploader push`: uploads what is in the spool now, once.
+//! `uploader push`: uploads what is in the spool now, once. What is torn is
+//! repaired before.
 
 use std::collections::BTreeSet;
 
@@ -6,38 +7,46 @@ use anyhow::Context;
 use futures::StreamExt;
 use protocol::spool::{DumpId, Entry, State};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
+use crate::repair::repair;
 use crate::upload::{Fate, Uploader};
 
-/// Uploads all ready dumps, or those of `ids`. Each is tried once.
+/// Uploads all dumps that are ready or torn, or those of `ids`. Each is tried once.
 ///
 /// # Errors
 /// If one of them is not in the store afterwards.
 pub async fn push(uploader: &Uploader, ids: &[DumpId], parallel: usize) -> anyhow::Result<()> {
-    let dir = uploader.spool().dir().display();
-    let found = uploader.spool().list().with_context(|| format!("listing the spool {dir}"))?;
-    let wanted =
-        |entry: &Entry| entry.state() == State::Ready && (ids.is_empty() || ids.contains(entry.id()));
-    let entries: Vec<Entry> = found.into_iter().map(|found| found.entry).filter(wanted).collect();
-
-    let there: BTreeSet<_> = entries.iter().map(Entry::id).collect();
-    let mut failed = 0;
-    for id in ids.iter().filter(|id| !there.contains(id)) {
-        log::error!(dump:% = id; "is not in the spool, or not ready");
-        failed += 1;
-    }
-    let uploads = entries.iter().map(|entry| async move { (entry, uploader.upload(entry).await) });
-    let mut uploads = futures::stream::iter(uploads).buffer_unordered(parallel);
+    let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
-    let stopper = uploader.clone();
+    let (stopper, stopping) = (uploader.clone(), stop.clone());
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = tokio::signal::ctrl_c() => {}
         }
         // What is in flight ends by itself, and cleans up behind itself.
+        stopping.cancel();
         stopper.stop();
     });
+    let mut failed = 0;
+    for torn in wanted(uploader, ids, State::Torn)? {
+        let (spool, entry, stop) = (uploader.spool().clone(), torn.clone(), stop.clone());
+        let repaired = spawn_blocking(move || repair(&spool, &entry, &stop)).await;
+        if let Err(err) = repaired.map_err(Into::into).flatten() {
+            log::error!(dump:% = torn.id(); "not repaired: {err:#}");
+            failed += 1;
+        }
+    }
+    let entries = wanted(uploader, ids, State::Ready)?;
+    let there: BTreeSet<_> = entries.iter().map(Entry::id).collect();
+    for id in ids.iter().filter(|id| !there.contains(id)) {
+        log::error!(dump:% = id; "is not in the spool, or not ready");
+        failed += 1;
+    }
+    let uploads = entries.iter().map(|entry| async move { (entry, uploader.upload(entry).await) });
+    let mut uploads = futures::stream::iter(uploads).buffer_unordered(parallel);
     while let Some((entry, result)) = uploads.next().await {
         match result {
             Ok(Fate::Stored | Fate::Gone) => {}
@@ -50,4 +59,12 @@ pub async fn push(uploader: &Uploader, ids: &[DumpId], parallel: usize) -> anyho
     }
     anyhow::ensure!(failed == 0, "{failed} dumps were not uploaded");
     Ok(())
+}
+
+/// The dumps in that state, or those of them that were asked for.
+fn wanted(uploader: &Uploader, ids: &[DumpId], state: State) -> anyhow::Result<Vec<Entry>> {
+    let dir = uploader.spool().dir().display();
+    let found = uploader.spool().list().with_context(|| format!("listing the spool {dir}"))?;
+    let wanted = |entry: &Entry| entry.state() == state && (ids.is_empty() || ids.contains(entry.id()));
+    Ok(found.into_iter().map(|found| found.entry).filter(wanted).collect())
 }

@@ -16,6 +16,8 @@ pub enum Step {
     Upload(Entry),
     /// Find out whether its composer lives; if not, it is torn.
     Examine(Entry),
+    /// Make a dump that can be read of it.
+    Repair(Entry),
 }
 
 /// What is going on, and what has been tried.
@@ -23,6 +25,8 @@ pub enum Step {
 pub struct Progress {
     /// Dumps that are being uploaded.
     pub busy: BTreeSet<DumpId>,
+    /// Whether one is being repaired.
+    pub repairing: bool,
     /// How often the upload of a dump has failed.
     pub failures: BTreeMap<DumpId, u32>,
     /// Dumps that are themselves in trouble, and until when they are left alone.
@@ -42,12 +46,13 @@ impl Progress {
     }
 }
 
-/// What to do next. At most `free` uploads: those that failed least often
-/// first, so that no dump stands in the way of the others, and among those
-/// the oldest.
+/// What to do next. One repair at a time, which takes a disk and a processor.
+/// At most `free` uploads: those that failed least often first, so that no dump
+/// stands in the way of the others, and among those the oldest.
 pub fn plan(found: &[Found], now: SystemTime, progress: &Progress, free: usize) -> Vec<Step> {
     let mut ready = Vec::new();
     let mut steps = Vec::new();
+    let mut torn = None;
     for Found { entry, modified, .. } in found {
         match entry.state() {
             State::Ready if !progress.busy.contains(entry.id()) && !progress.rests(entry.id(), now) => {
@@ -56,9 +61,13 @@ pub fn plan(found: &[Found], now: SystemTime, progress: &Progress, free: usize) 
             State::Part if now.duration_since(*modified).is_ok_and(|age| age > NEWBORN) => {
                 steps.push(Step::Examine(entry.clone()));
             }
+            State::Torn if !progress.repairing && !progress.rests(entry.id(), now) => {
+                torn.get_or_insert(entry);
+            }
             State::Ready | State::Part | State::Torn | State::Rejected => {}
         }
     }
+    steps.extend(torn.cloned().map(Step::Repair));
     ready.sort_by_key(|entry| (progress.failures.get(entry.id()), entry.id()));
     steps.extend(ready.into_iter().take(free).cloned().map(Step::Upload));
     steps
@@ -78,6 +87,7 @@ mod tests {
         let name = |step| match step {
             Step::Upload(entry) => format!("upload {}", &entry.id().as_str()[17..18]),
             Step::Examine(entry) => format!("examine {}", &entry.id().as_str()[17..18]),
+            Step::Repair(entry) => format!("repair {}", &entry.id().as_str()[17..18]),
         };
         plan(found, now, progress, free).into_iter().map(name).collect()
     }
@@ -124,8 +134,18 @@ mod tests {
     }
 
     #[test]
+    fn torn_dumps_are_repaired_one_at_a_time() {
+        let spool = [found("1-00000000.zip.torn", 0), found("2-00000000.zip.torn", 0)];
+        assert_eq!(planned(&spool, &Progress::default(), 0), ["repair 1"], "also while the store is away");
+        assert_eq!(planned(&spool, &Progress { repairing: true, ..Default::default() }, 2), [""; 0]);
+        let until = SystemTime::UNIX_EPOCH + Duration::from_secs(1001);
+        let resting = BTreeMap::from([(spool[0].entry.id().clone(), until)]);
+        assert_eq!(planned(&spool, &Progress { resting, ..Default::default() }, 2), ["repair 2"]);
+    }
+
+    #[test]
     fn what_has_to_wait_for_a_person_waits() {
-        let spool = [found("1-00000000.zip.torn", 999), found("2-00000000.zip.rejected", 999)];
+        let spool = [found("2-00000000.zip.rejected", 999)];
         assert_eq!(planned(&spool, &Progress::default(), 2), [""; 0]);
     }
 }

@@ -42,7 +42,7 @@ pub fn ls(spool: &Spool, json: bool) -> anyhow::Result<String> {
 }
 
 fn row(spool: &Spool, found: &Found) -> io::Result<Row> {
-    // What is not complete has no manifest yet, and may never have one.
+    // What is not complete has no manifest yet.
     let manifest = match found.entry.state() {
         State::Ready | State::Rejected => {
             let file = spool.read(&found.entry);

@@ -5,5 +5,6 @@
 mod commands;
 mod faults;
 mod memory;
+mod repair;
 mod shipping;
 mod spool;

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::spool::{DumpId, Entry, Hint, Spool, State};
+use protocol::zip64::{self, Method};
 use testbed::memory::{Fill, Memory};
 use testbed::store::{ACCESS_KEY, SECRET_KEY, Store};
 use testbed::wait_for;
@@ -98,6 +99,27 @@ impl Node {
         part.publish(Hint::new([&b"default"[..], b"crash", b"main", b"SIGSEGV"])).unwrap().entry
     }
 
+    /// A dump whose composer died, and its core up to the last whole block.
+    pub fn torn(&self, core_bytes: usize) -> (Entry, Vec<u8>) {
+        let id = fresh_id();
+        let part = self.spool().create(id.clone()).unwrap();
+        let words = MANIFEST.replace("20261122T193101Z-28763-9f3a61c2", id.as_str()).into_bytes();
+        zip64::Entry::begin(part.file(), format!("{id}/core"), Method::Deflated, [0, 0x21], words).unwrap();
+        let mut core = vec![0; core_bytes];
+        Memory { fill: Fill::Random, length: core_bytes }.read_at(0, &mut core);
+        // Stored blocks (RFC 1951, 3.2.4).
+        for block in core.chunks(10_000) {
+            let len = block.len() as u16;
+            part.file()
+                .write_all(&[&[0][..], &len.to_le_bytes(), &(!len).to_le_bytes(), block].concat())
+                .unwrap();
+        }
+        part.file().write_all(&[0, 0x10, 0x27, 0xef, 0xd8, 1, 2, 3]).unwrap();
+        drop(part);
+        let part = Entry::parse(&format!("{id}.zip.part")).unwrap();
+        (self.spool().set_state(&part, State::Torn).unwrap(), core)
+    }
+
     /// The states of all dumps.
     pub fn states(&self) -> Vec<State> {
         self.spool().list().unwrap().into_iter().map(|found| found.entry.state()).collect()
@@ -119,6 +141,16 @@ impl Node {
     /// Runs the uploader to its end.
     pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
+    }
+
+    /// Runs the uploader to its end, with this system call tampered with.
+    pub fn strace(&self, syscall: &str, fault: &str, args: &[&str]) -> Output {
+        let traced = self.command(args);
+        let mut strace = Command::new("strace");
+        let (trace, inject) = (format!("trace={syscall}"), format!("inject={syscall}:{fault}"));
+        strace.args(["-f", "-qq", "-e", &trace, "-e", &inject, "-o", "/dev/null"]);
+        strace.arg(traced.get_program()).args(traced.get_args());
+        strace.output().expect("this test needs strace (the Debian package of that name)")
     }
 
     /// Starts the daemon.
