@@ -29,8 +29,10 @@ use crate::pipe::CorePipe;
 use crate::pipeline::Spill;
 use crate::place::Place;
 use crate::process::{self, Process};
+use crate::rate::{self, Who};
 use crate::space::Space;
 use crate::story::Story;
+use crate::turn::{self, Turn};
 use crate::{account, journal, kmsg, logs, memory, settings};
 
 /// Two megabytes from a disk that is not idle.
@@ -44,6 +46,7 @@ const MAX_LAST_ARGUMENTS: usize = 8 << 10;
 /// If there is no dump and should be one: no spool, or it could not be written.
 /// The pipe is closed then, and the crashed process free.
 pub fn capture(argv: &Argv) -> anyhow::Result<String> {
+    memory::restrain();
     let mut story = Story::begin();
     let comm = argv.comm.clone().unwrap_or_default();
     let [pid, signal] = [argv.pid.map(i64::from), argv.signal.map(i64::from)]
@@ -79,15 +82,16 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
     let id = DumpId::new(time.unwrap_or_else(now), argv.pid.unwrap_or(0), random as u32);
     let place = Place::of(&process);
     let dump = Dump { argv, time, spool: &spool, id: &id, cmdline, place: &place, settings: &settings };
-    let result = match (&place, settings.capture) {
-        (Place::Host, Capture::Pods) => {
-            drop(pipe);
-            Ok(Captured::nothing(Skip::NotAPod, None))
-        }
-        _ => match spool.create(id.clone()) {
+    let result = match dump.admit(&mut story) {
+        // Nobody else has the turn before this dump is written.
+        Ok(_turn) => match spool.create(id.clone()) {
             Ok(part) => dump.write(part, pipe, &process, &mut story),
             Err(err) => Err(err).with_context(|| format!("creating a dump in {}", spool.dir().display())),
         },
+        Err(reason) => {
+            drop(pipe);
+            Ok(Captured::nothing(reason, place.container_id().cloned()))
+        }
     };
 
     let (outcome, container) = match &result {
@@ -136,7 +140,7 @@ impl Captured {
     /// It was not wanted.
     fn nothing(reason: Skip, container: Option<String>) -> Captured {
         let whose = container.as_deref().unwrap_or("the host");
-        let said = format!("left out, as configured ({}): a process of {whose}", reason.as_str());
+        let said = format!("left out ({}): a process of {whose}", reason.as_str());
         Captured { said, outcome: Outcome::Skipped { reason }, container }
     }
 }
@@ -153,6 +157,27 @@ struct Dump<'a> {
 }
 
 impl Dump<'_> {
+    /// Whether there is to be a dump, as far as it can be known without asking
+    /// anyone; waits until it is its turn.
+    fn admit(&self, story: &mut Story) -> Result<Option<Turn>, Skip> {
+        if *self.place == Place::Host {
+            let who = Who::Host(self.argv.comm.as_ref());
+            if self.settings.capture == Capture::Pods {
+                return Err(Skip::NotAPod);
+            }
+            if rate::is_exceeded(self.spool, self.settings.rate_limit, who, now()) {
+                return Err(Skip::RateLimit);
+            }
+        }
+        match Turn::wait(self.spool, turn::most(processors())) {
+            Ok(turn) => turn.ok_or(Skip::Busy).map(Some),
+            Err(err) => {
+                story.problem(format_args!("how many composers are working is not known: {err}"));
+                Ok(None)
+            }
+        }
+    }
+
     /// Writes and publishes.
     fn write(
         &self,
@@ -161,8 +186,7 @@ impl Dump<'_> {
         process: &Process,
         story: &mut Story,
     ) -> anyhow::Result<Captured> {
-        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let (compression, threads) = (self.settings.compression, self.settings.threads.count(processors));
+        let (compression, threads) = (self.settings.compression, self.settings.threads.count(processors()));
         let held_back = dump::held_back(compression, threads);
         let mut space = Space::new(self.spool, part.file(), self.settings, held_back)
             .context("asking how full the disk is")?;
@@ -174,7 +198,7 @@ impl Dump<'_> {
         // The runtime may take seconds to answer, and the crashed process cannot
         // be reaped until we have drained its pipe. So: both at once.
         let lookup = match self.place {
-            Place::Pod(who) => Ok(Lookup::start(who.clone(), self.settings)),
+            Place::Pod(who) => Ok(Lookup::start(who.clone(), self.settings, self.spool)),
             Place::Host => Err(Findings::missing(None, "the process ran in no pod".to_owned())),
             Place::Unknown(why) => Err(Findings::undecided(None, why.clone())),
         };
@@ -336,6 +360,10 @@ fn publish(part: Part, manifest: &Manifest, container: Option<String>) -> anyhow
         outcome: Outcome::Captured { core_bytes, dump_bytes, truncated, held_ms },
         container,
     })
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 fn node() -> Text {

@@ -33,10 +33,12 @@ mod pipeline;
 mod place;
 mod priority;
 mod process;
+mod rate;
 mod selection;
 mod settings;
 mod space;
 mod story;
+mod turn;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use protocol::journal::Skip;
 use protocol::manifest::Attribution;
 use protocol::settings::ComposerSettings;
+use protocol::spool::Spool;
 
 use crate::cgroup::PodCgroup;
 
@@ -65,11 +66,12 @@ impl Findings {
 
 impl Lookup {
     /// Begins to ask.
-    pub fn start(who: PodCgroup, settings: &ComposerSettings) -> Lookup {
+    pub fn start(who: PodCgroup, settings: &ComposerSettings, spool: &Spool) -> Lookup {
         let deadline = Deadline::new(settings.cri_timeout);
         let skip = Arc::new(OnceLock::new());
         let (sender, findings) = mpsc::sync_channel(1);
-        let question = Question::new(who.clone(), settings.clone(), deadline, Arc::clone(&skip));
+        let question =
+            Question::new(who.clone(), settings.clone(), spool.clone(), deadline, Arc::clone(&skip));
         let answer = sender.clone();
         let thread = thread::Builder::new().name("lookup".to_owned());
         if let Err(err) = thread.spawn(move || drop(answer.send(question.ask()))) {
@@ -143,7 +145,10 @@ mod tests {
         let listener = UnixListener::bind(&socket).unwrap();
         thread::spawn(move || listener.incoming().flatten().for_each(&mut runtime));
         let began = Instant::now();
-        (missing(Lookup::start(who(), &settings(&socket, timeout)).wait()), began.elapsed())
+        (
+            missing(Lookup::start(who(), &settings(&socket, timeout), &Spool::at("/nowhere")).wait()),
+            began.elapsed(),
+        )
     }
 
     /// What is there without the runtime, and why there is no more.
@@ -158,7 +163,7 @@ mod tests {
     fn a_socket_that_is_not_there_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("none.sock");
-        let reason = missing(Lookup::start(who(), &settings(&socket, "5s")).wait());
+        let reason = missing(Lookup::start(who(), &settings(&socket, "5s"), &Spool::at("/nowhere")).wait());
         assert!(reason.starts_with(&format!("{}: ", socket.display())), "{reason}");
         assert!(reason.ends_with("No such file or directory (os error 2)"), "{reason}");
     }

@@ -3,6 +3,21 @@
 use std::fs;
 use std::io;
 
+use nix::sys::resource::{Resource, setrlimit};
+
+/// More than we ever need, with the stacks of all threads: what is beyond it is
+/// a mistake of ours, which the node is not to pay for.
+const MOST: u64 = 256 << 20;
+/// When the node is out of memory, we are to go before most: with us goes the
+/// crashed process, and its memory (proc_pid_oom_score_adj(5)).
+const OOM_SCORE_ADJ: &str = "500";
+
+/// Bounds what we may take. That it cannot be is no reason to lose a core.
+pub fn restrain() {
+    let _ = setrlimit(Resource::RLIMIT_DATA, MOST, MOST);
+    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
+}
+
 /// What may lie in the page cache because of one crash, in bytes, and wait to be
 /// written to the disk. The kernel begins to write when a tenth of what is
 /// available waits (`vm.dirty_background_ratio`); with others in mind, little

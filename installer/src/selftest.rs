@@ -1,9 +1,7 @@
 //! Crashes a child of our own and waits for its dump, because only a dump
 //! shows that dumps are made.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
@@ -11,8 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::OFlag;
-use protocol::journal::{FILE_NAME, Line, MAX_BYTES, Outcome, PREVIOUS};
+use protocol::journal::{FILE_NAME, Line, MAX_BYTES, Outcome, PREVIOUS, Skip};
 use protocol::settings::ComposerSettings;
 use protocol::spool::{Spool, State};
 
@@ -110,10 +107,10 @@ fn end_of(mut child: Child, deadline: Instant) -> Result<ExitStatus> {
 /// What the journal says about the process named `comm`.
 fn line_about(spool: &Spool, comm: &str) -> Result<Option<Line>> {
     for name in [FILE_NAME, PREVIOUS] {
-        let path = spool.dir().join(name);
-        let text = match read_bounded(&path) {
+        let mut text = Vec::new();
+        match spool.journal(name).and_then(|file| file.take(2 * MAX_BYTES).read_to_end(&mut text)) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
-            text => text.with_context(|| format!("reading {}", path.display()))?,
+            read => read.with_context(|| format!("reading {name} in the spool"))?,
         };
         let lines = String::from_utf8_lossy(&text);
         // A line that is being written is no line yet.
@@ -123,16 +120,6 @@ fn line_about(spool: &Spool, comm: &str) -> Result<Option<Line>> {
         }
     }
     Ok(None)
-}
-
-/// The uploader may write to the spool, and a test by root must neither follow
-/// what it left there nor wait for it.
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-    let mut text = Vec::new();
-    file.take(2 * MAX_BYTES).read_to_end(&mut text)?;
-    Ok(text)
 }
 
 /// What it means that the journal has no line about the child.
@@ -161,6 +148,11 @@ fn verdict(line: &Line) -> Result<Verdict> {
         }
         Outcome::Captured { truncated: Some(why), .. } => {
             bail!("the core of the child is not whole: {}", why.as_str())
+        }
+        Outcome::Skipped {
+            reason: reason @ (Skip::DiskFull | Skip::SpoolFull | Skip::RateLimit | Skip::Busy),
+        } => {
+            bail!("the composer had no room for the core of the child: {}", reason.as_str())
         }
         Outcome::Skipped { reason } => {
             say(&format!("the composer has left the child out, as configured: {}", reason.as_str()));

@@ -60,9 +60,9 @@ pub enum Outcome {
         /// As in the manifest.
         held_ms: u64,
     },
-    /// There is none, as the settings want it.
+    /// There is none, for the node's sake or as the settings want it.
     Skipped {
-        /// Because of which of them.
+        /// Why.
         reason: Skip,
     },
     /// There is none.
@@ -88,6 +88,10 @@ pub enum Skip {
     DiskFull,
     /// `spool_max_bytes` were in the spool.
     SpoolFull,
+    /// `rate_limit`: it had as many dumps lately.
+    RateLimit,
+    /// As many others were being written as may be, for too long.
+    Busy,
     /// A reason of a later version.
     #[serde(untagged)]
     Other(String),
@@ -106,6 +110,8 @@ impl Skip {
             Skip::Annotation => "annotation",
             Skip::DiskFull => "disk_full",
             Skip::SpoolFull => "spool_full",
+            Skip::RateLimit => "rate_limit",
+            Skip::Busy => "busy",
             Skip::Other(reason) => reason,
         }
     }

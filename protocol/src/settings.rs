@@ -205,6 +205,35 @@ impl KeepFree {
     }
 }
 
+/// How many dumps of the same container there may be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RateLimit {
+    /// At once, and again after a while without any.
+    pub burst: u32,
+    /// One more after each of these. Zero: there is no limit.
+    pub every: Duration,
+}
+
+const DEFAULT_RATE_LIMIT: RateLimit = RateLimit { burst: 5, every: Duration::from_secs(3600) };
+
+impl RateLimit {
+    /// Takes the mapping `{burst: …, every: …}`.
+    fn read(reader: &mut Reader, key: &str) -> RateLimit {
+        let mut limit = DEFAULT_RATE_LIMIT;
+        let Some(mut section) = reader.section(key) else { return limit };
+        match section.or("burst", limit.burst) {
+            0 => section.reject("burst", "must be at least 1"),
+            burst => limit.burst = burst,
+        }
+        match section.take::<SignedDuration>("every") {
+            Some(every) if every.is_negative() => section.reject("every", "must not be negative"),
+            every => limit.every = every.map_or(limit.every, SignedDuration::unsigned_abs),
+        }
+        reader.absorb(section.done());
+        limit
+    }
+}
+
 /// Where the container runtime listens.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "String")]
@@ -267,6 +296,8 @@ pub struct ComposerSettings {
     pub spool_max_bytes: Option<u64>,
     /// What is to stay free of its disk.
     pub keep_free: KeepFree,
+    /// How often a container may crash and have a dump of it.
+    pub rate_limit: RateLimit,
 }
 
 impl Default for ComposerSettings {
@@ -286,6 +317,7 @@ impl Default for ComposerSettings {
             max_core_bytes: None,
             spool_max_bytes: None,
             keep_free: KeepFree::Auto,
+            rate_limit: DEFAULT_RATE_LIMIT,
         }
     }
 }
@@ -311,6 +343,7 @@ impl ComposerSettings {
             max_core_bytes: reader.take("max_core_bytes").map(|ByteSize(bytes)| bytes),
             spool_max_bytes: reader.take("spool_max_bytes").map(|ByteSize(bytes)| bytes),
             keep_free: reader.or("keep_free", default.keep_free),
+            rate_limit: RateLimit::read(&mut reader, "rate_limit"),
         };
         (settings, reader.done())
     }
@@ -403,6 +436,19 @@ mod tests {
         assert_eq!(settings, ComposerSettings::default());
         assert!(problems[0].starts_with("max_core_bytes: "), "{problems:?}");
         assert!(problems[1].starts_with("keep_free: is neither"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_rate_limit_is_a_burst_and_what_comes_after_it() {
+        let limit = |yaml: &str| {
+            let (settings, problems) = ComposerSettings::read(yaml);
+            (settings.rate_limit.burst, settings.rate_limit.every.as_secs(), problems.len())
+        };
+        assert_eq!(limit(""), (5, 3600, 0));
+        assert_eq!(limit("rate_limit: {burst: 2, every: 1m}"), (2, 60, 0));
+        assert_eq!(limit("rate_limit: {every: 0s}"), (5, 0, 0));
+        assert_eq!(limit("rate_limit: {burst: 0, every: -1s, each: 1}"), (5, 3600, 3));
+        assert_eq!(limit("rate_limit: none"), (5, 3600, 1));
     }
 
     #[test]

@@ -22,6 +22,10 @@ use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 
 pub use name::{BadDumpId, DumpId, Entry, Hint, State};
 
+/// What composers lock, a byte each, while they write a dump. Empty, and never
+/// removed.
+pub const COMPOSERS: &str = "composers.lock";
+
 /// Group (the uploader) may read a dump; nobody but its writer may write it.
 const DUMP_MODE: u32 = 0o640;
 /// The uploader repairs what a composer that died has left, and owns nothing.
@@ -156,6 +160,14 @@ impl Spool {
     fn rename(&self, from: &Entry, to: &Entry) -> io::Result<()> {
         renameat2(AT_FDCWD, &self.path(from), AT_FDCWD, &self.path(to), RenameFlags::RENAME_NOREPLACE)?;
         Ok(())
+    }
+
+    /// Opens a file of the spool that is no dump for reading.
+    ///
+    /// # Errors
+    /// If it is not there, may not be read, or is no regular file.
+    pub fn journal(&self, name: &str) -> io::Result<File> {
+        open_plain(OpenOptions::new().read(true), &self.dir.join(name))
     }
 
     /// Opens a file of the spool that is appended to, creating it if needed.

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use jiff::Timestamp;
 use protocol::host::HostPath;
 use protocol::journal::Skip;
 use protocol::manifest::Attribution;
 use protocol::settings::{ComposerSettings, CriSocket};
+use protocol::spool::Spool;
 use tokio::task::JoinSet;
 
 use super::{Deadline, Findings};
@@ -16,6 +18,7 @@ use crate::cri::message::{
     Container, ContainerFilter, ListContainersResponse, ListPodSandboxResponse, PodSandbox, PodSandboxFilter,
 };
 use crate::cri::{Runtime, json};
+use crate::rate::{self, Who};
 use crate::{account, selection};
 
 /// Where runtimes listen if nobody told them otherwise: containerd, CRI-O,
@@ -37,6 +40,7 @@ const MAX_LABELS: usize = 40_000;
 pub struct Question {
     who: PodCgroup,
     settings: ComposerSettings,
+    spool: Spool,
     deadline: Deadline,
     skip: Arc<OnceLock<Skip>>,
 }
@@ -63,10 +67,11 @@ impl Question {
     pub fn new(
         who: PodCgroup,
         settings: ComposerSettings,
+        spool: Spool,
         deadline: Deadline,
         skip: Arc<OnceLock<Skip>>,
     ) -> Question {
-        Question { who, settings, deadline, skip }
+        Question { who, settings, spool, deadline, skip }
     }
 
     /// Asks, and returns soon after the deadline at the latest.
@@ -83,7 +88,6 @@ impl Question {
             Ok(found) => found,
             Err(why) => return Findings::undecided(Some(&self.who), why),
         };
-        let skip = selection::skip(found.sandbox(), &self.settings);
         let mut findings = match &found.container {
             Some(container) => {
                 let (container, cut) = account::attributed(container, found.sandbox());
@@ -98,11 +102,19 @@ impl Question {
                 Findings { problems, ..Findings::missing(Some(&self.who), why) }
             }
         };
-        match skip {
+        let skip = selection::skip(found.sandbox(), &self.settings);
+        match skip.or_else(|| self.too_many(&findings.container)) {
             Some(skip) => drop(self.skip.set(skip)),
             None => self.collect(found, &mut findings).await,
         }
         findings
+    }
+
+    fn too_many(&self, container: &Attribution) -> Option<Skip> {
+        let name = account::container(container)?;
+        let who = Who::Container(&name);
+        rate::is_exceeded(&self.spool, self.settings.rate_limit, who, Timestamp::now())
+            .then_some(Skip::RateLimit)
     }
 
     /// Asks everybody there is, at once: one that hangs must not hide another
@@ -318,7 +330,7 @@ mod tests {
         let (settings, problems) = ComposerSettings::read(yaml);
         assert_eq!(problems, Vec::<String>::new());
         let deadline = Deadline::new(settings.cri_timeout);
-        Question::new(who, settings, deadline, Arc::default())
+        Question::new(who, settings, Spool::at("/nowhere"), deadline, Arc::default())
     }
 
     fn ask(runtime: &Fake, yaml: &str) -> (Findings, Option<Skip>) {

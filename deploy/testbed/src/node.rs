@@ -18,7 +18,7 @@ use zip::{CompressionMethod, ZipArchive};
 use crate::store::{ACCESS_KEY, REGION, SECRET_KEY, Store};
 use crate::wait_for;
 
-const KEEP_FREE: &str = "keep_free: 64MiB";
+const UNLIMITED: &str = "keep_free: 64MiB, rate_limit: {every: 0s}";
 
 /// A host of its own, gone when dropped.
 pub struct Node {
@@ -28,7 +28,8 @@ pub struct Node {
 impl Node {
     /// A node; `settings` is what `installer.yaml` has besides its two
     /// directories, such as `composer: {compression: store}`. How full this
-    /// machine's disk is makes no difference, unless they have a `keep_free`.
+    /// machine's disk is, and how often something crashes, makes no difference unless
+    /// they have a `keep_free` or a `rate_limit`.
     pub fn new(settings: &str) -> Node {
         let node = Node { dir: short_dir() };
         fs::create_dir(node.host_dir()).expect("the host directory");
@@ -39,9 +40,9 @@ impl Node {
         let installer =
             format!("host_dir: {}\nspool_dir: {}\n", node.host_dir().display(), node.spool_dir().display());
         let settings = match settings.split_once("composer: {") {
-            _ if settings.contains("keep_free") => settings.to_owned(),
-            Some((before, composer)) => format!("{before}composer: {{{KEEP_FREE}, {composer}"),
-            None => format!("{settings}\ncomposer: {{{KEEP_FREE}}}\n"),
+            _ if settings.contains("keep_free") || settings.contains("rate_limit") => settings.to_owned(),
+            Some((before, composer)) => format!("{before}composer: {{{UNLIMITED}, {composer}"),
+            None => format!("{settings}\ncomposer: {{{UNLIMITED}}}\n"),
         };
         fs::write(node.installer_yaml(), format!("{installer}{settings}")).expect("installer.yaml");
         let objects = node.path().join("objects");

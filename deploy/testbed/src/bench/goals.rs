@@ -28,6 +28,8 @@ pub enum Verdict {
     Reached(String),
     /// No.
     Missed(String),
+    /// No, nor can anyone: it would be less than it takes to read the core.
+    OutOfReach(String),
     /// Nobody asked for what it takes to tell.
     Unknown,
 }
@@ -100,7 +102,24 @@ impl Pair<'_> {
     }
 
     fn at_most(&self, what: &str, which: (Handler, Handler), limit: f64, of: Of) -> Goal {
-        self.goal(what, which, of, |ratio| ratio <= limit)
+        let goal = self.goal(what, which, of, |ratio| ratio <= limit);
+        match goal.verdict {
+            Verdict::Missed(measured) if which.1 == Raw && self.is_out_of_reach(limit) => {
+                Goal { verdict: Verdict::OutOfReach(measured), ..goal }
+            }
+            _ => goal,
+        }
+    }
+
+    /// Where the page cache takes a core as fast as the kernel hands it over, the
+    /// raw file is no slower than discard, and a fraction of it is less.
+    fn is_out_of_reach(&self, limit: f64) -> bool {
+        match (self.results.row(self.core, Raw), self.results.row(self.core, Discard)) {
+            (Some(Row::Measured(raw)), Some(Row::Measured(discard))) => {
+                raw.held.median * limit < discard.held.median
+            }
+            _ => false,
+        }
     }
 
     fn below(&self, what: &str, which: (Handler, Handler), limit: f64, of: Of) -> Goal {
@@ -218,6 +237,26 @@ mod tests {
             "metadata adds at most 20 ms at p99",
         ];
         assert_eq!(missed_ones(&results), wanted);
+    }
+
+    #[test]
+    fn nobody_is_faster_than_reading() {
+        let mut results = good_enough();
+        let of_python =
+            |handler| move |row: &&mut (Core, Handler, Row)| (row.0, row.1) == (Core::Python, handler);
+        for (handler, row) in [
+            (Raw, measured(1.1, Some(1_000_000), 0)),
+            (Deflate, measured(1.0, Some(336_000), 0)),
+            (Zstd, measured(1.0, Some(335_999), 0)),
+        ] {
+            results.rows.iter_mut().find(of_python(handler)).unwrap().2 = row;
+        }
+        let out_of_reach = |results: &Results| {
+            judge(results).iter().filter(|goal| matches!(goal.verdict, Verdict::OutOfReach(_))).count()
+        };
+        assert_eq!((out_of_reach(&results), missed(&judge(&results))), (2, false));
+        results.rows.iter_mut().find(of_python(Raw)).unwrap().2 = measured(1.25, Some(1_000_000), 0);
+        assert_eq!(out_of_reach(&results), 0, "1.25 times as slow as discard it can be");
     }
 
     #[test]

@@ -103,8 +103,11 @@ impl Booth {
             let own = dir.join(handler.name());
             fs::create_dir(&own)?;
             fs::copy(composer, own.join(COMPOSER)).context("copying the composer")?;
-            let settings =
-                format!("spool_dir: {}\ncompression: {}\nkeep_free: 1GiB\n", spool.display(), handler.name());
+            let settings = format!(
+                "spool_dir: {}\ncompression: {}\nkeep_free: 1GiB\nrate_limit: {{every: 0s}}\n",
+                spool.display(),
+                handler.name()
+            );
             fs::write(own.join(COMPOSER_SETTINGS), settings)?;
         }
         Ok(booth)

@@ -144,6 +144,7 @@ fn goal_table(f: &mut fmt::Formatter<'_>, goals: &[Goal]) -> fmt::Result {
         let (measured, reached) = match verdict {
             Verdict::Reached(measured) => (measured.as_str(), "yes"),
             Verdict::Missed(measured) => (measured.as_str(), "**no**"),
+            Verdict::OutOfReach(measured) => (measured.as_str(), "no; it is less than discard"),
             Verdict::Unknown => ("", "not measured"),
         };
         writeln!(f, "| {core} | {what} | {measured} | {reached} |")?;

@@ -13,6 +13,7 @@ mod install;
 mod journey;
 mod pods;
 mod space;
+mod storm;
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;

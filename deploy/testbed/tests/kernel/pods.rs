@@ -63,6 +63,31 @@ struct Crash {
 }
 
 #[test]
+fn a_container_that_keeps_crashing_is_dumped_no_more_than_it_may() {
+    let containerd = Containerd::start();
+    let collecting = collecting(&containerd, ", keep_free: 64MiB, rate_limit: {burst: 2, every: 1h}");
+    let pod = containerd.run_pod(&PodSpec::default());
+    for attempt in 0..5 {
+        let container = pod.run_container(&ContainerSpec { attempt, ..ContainerSpec::default() });
+        assert_eq!(container.wait_exited(), 128 + 11);
+        wait_for("its line", PATIENCE, || (journal(&collecting).len() == attempt as usize + 1).then_some(()));
+    }
+    let other = pod.run_container(&ContainerSpec { name: "other", ..ContainerSpec::default() });
+    assert_eq!(other.wait_exited(), 128 + 11);
+    wait_for("its line", PATIENCE, || (journal(&collecting).len() == 6).then_some(()));
+    let lines = journal(&collecting);
+    let names: Vec<_> = lines.iter().map(|line| line.container.clone().unwrap()).collect();
+    assert!(names[..5].iter().all(|name| *name == names[0]) && names[5] != names[0], "{names:?}");
+    for (n, line) in lines.iter().enumerate() {
+        match n {
+            0 | 1 | 5 => assert!(matches!(line.outcome, Outcome::Captured { .. }), "{n}: {line:?}"),
+            _ => assert_eq!(line.outcome, Outcome::Skipped { reason: Skip::RateLimit }, "{n}"),
+        }
+    }
+    assert_eq!(dumps_of(&collecting, 3).len(), 3);
+}
+
+#[test]
 fn it_is_the_right_container_whatever_the_pod_is_like() {
     let containerd = Containerd::start();
     let collecting = collecting(&containerd, "");

@@ -1,0 +1,154 @@
+//! Whether a container has crashed too often lately.
+//!
+//! A container that crashes, is restarted and crashes again has one cause, not a
+//! thousand. What it has had is in `crashes.jsonl`, which is bounded, survives
+//! us, and is the only memory there is of it.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use protocol::journal::{FILE_NAME, Line, MAX_BYTES, Outcome, PREVIOUS};
+use protocol::settings::RateLimit;
+use protocol::spool::Spool;
+use protocol::text::Text;
+
+/// Who it is that crashes.
+#[derive(Clone, Copy, Debug)]
+pub enum Who<'a> {
+    /// A container, as the journal calls it.
+    Container(&'a str),
+    /// A program of the host, by its command name.
+    Host(Option<&'a Text>),
+}
+
+impl Who<'_> {
+    fn is_of(self, line: &Line) -> bool {
+        match self {
+            Who::Container(name) => line.container.as_deref() == Some(name),
+            Who::Host(comm) => line.container.is_none() && line.comm.as_ref() == comm,
+        }
+    }
+}
+
+/// Whether `who` has had as many dumps as the limit allows. A journal that
+/// cannot be read limits nothing.
+pub fn is_exceeded(spool: &Spool, limit: RateLimit, who: Who, now: Timestamp) -> bool {
+    if limit.every.is_zero() {
+        return false;
+    }
+    let mut dumps = Vec::new();
+    for name in [PREVIOUS, FILE_NAME] {
+        // Mostly there is no previous one.
+        let _ = each_line(spool, name, |line| {
+            if matches!(line.outcome, Outcome::Captured { .. }) && who.is_of(&line) {
+                dumps.push(line.at);
+            }
+        });
+    }
+    !allows(limit, &dumps, now)
+}
+
+fn each_line(spool: &Spool, name: &str, mut each: impl FnMut(Line)) -> io::Result<()> {
+    // One line more than there should be.
+    let journal = BufReader::new(spool.journal(name)?.take(2 * MAX_BYTES));
+    for line in journal.split(b'\n') {
+        // One of a later version, or cut short, is nobody's.
+        if let Ok(line) = serde_json::from_slice(&line?) {
+            each(line);
+        }
+    }
+    Ok(())
+}
+
+/// Whether after `dumps`, in their order, another is allowed `now`. As with a
+/// bucket of `burst` tokens: each takes one, and one comes back `every` so often.
+fn allows(limit: RateLimit, dumps: &[Timestamp], now: Timestamp) -> bool {
+    let full = limit.every.saturating_mul(limit.burst);
+    // How long it takes until all of them are back.
+    let mut owed = Duration::ZERO;
+    let mut last = now;
+    for at in dumps.iter().copied() {
+        owed = (owed.saturating_sub(between(last, at)) + limit.every).min(full);
+        last = at;
+    }
+    owed.saturating_sub(between(last, now)) + limit.every <= full
+}
+
+/// None, if the clock has been set back.
+fn between(earlier: Timestamp, later: Timestamp) -> Duration {
+    Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const LIMIT: RateLimit = RateLimit { burst: 5, every: Duration::from_secs(3600) };
+
+    fn at(minutes: i64) -> Timestamp {
+        Timestamp::from_second(1_795_000_000 + 60 * minutes).unwrap()
+    }
+
+    /// In which minutes somebody who crashes so often is dumped.
+    fn dumped(minutes: impl Iterator<Item = i64>) -> Vec<i64> {
+        let mut dumps: Vec<Timestamp> = Vec::new();
+        let mut when = Vec::new();
+        for minute in minutes {
+            if allows(LIMIT, &dumps, at(minute)) {
+                dumps.push(at(minute));
+                when.push(minute);
+            }
+        }
+        when
+    }
+
+    #[test]
+    fn a_burst_and_then_one_an_hour() {
+        assert_eq!(dumped((0..200).step_by(2)), [0, 2, 4, 6, 8, 60, 120, 180]);
+        assert_eq!(dumped((0..600).step_by(60)).len(), 10, "once an hour is always allowed");
+        let night = (0..10).chain(600..610);
+        assert_eq!(dumped(night), [0, 1, 2, 3, 4, 600, 601, 602, 603, 604], "a quiet night fills it again");
+        assert!(!allows(LIMIT, &[at(9), at(8), at(7), at(6), at(5)], at(4)), "the clock was set back");
+    }
+
+    #[test]
+    fn what_counts_is_the_dumps_of_the_same_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        let line = |container: &str, outcome: &str| {
+            format!(
+                r#"{{"at":"{}","id":"20261122T193101Z-1-00000000","outcome":{outcome},"pid":1,"signal":11,"comm":"x"{container}}}"#,
+                at(0)
+            )
+        };
+        let captured = r#"{"captured":{"core_bytes":1,"dump_bytes":1,"truncated":null,"held_ms":1}}"#;
+        let [a, b, host] = [r#","container":"n/p/a""#, r#","container":"n/p/b""#, ""];
+        let limit = RateLimit { burst: 2, ..LIMIT };
+        let exceeded = |who| is_exceeded(&spool, limit, who, at(1));
+        assert!(!exceeded(Who::Container("n/p/a")), "there is no journal yet");
+        fs::write(dir.path().join(PREVIOUS), line(a, captured) + "\n").unwrap();
+        let skipped = r#"{"skipped":{"reason":"rate_limit"}}"#;
+        let lines = [
+            line(a, skipped),
+            line(b, captured),
+            "{half a li".to_owned(),
+            line(host, captured),
+            line(host, captured),
+        ];
+        fs::write(dir.path().join(FILE_NAME), lines.join("\n") + "\n").unwrap();
+        assert!(!exceeded(Who::Container("n/p/a")) && !exceeded(Who::Container("n/p/b")));
+        fs::write(dir.path().join(FILE_NAME), lines.join("\n") + "\n" + &line(a, captured)).unwrap();
+        assert!(exceeded(Who::Container("n/p/a")) && !exceeded(Who::Container("n/p/b")));
+        let comm = Text::from("x");
+        assert!(exceeded(Who::Host(Some(&comm))) && !exceeded(Who::Host(None)));
+        assert!(!is_exceeded(
+            &spool,
+            RateLimit { every: Duration::ZERO, ..limit },
+            Who::Host(Some(&comm)),
+            at(1)
+        ));
+    }
+}
