@@ -49,6 +49,11 @@ bench: build ## how long a crashed process is held, and by whom; needs root and 
 	cargo build --release --locked -p testbed --bins
 	$(RELEASE)/bench --write docs/benchmarks.md
 
+.PHONY: faults
+faults: build ## kills, and counts what was lost and what lied; needs root and some minutes
+	cargo build --release --locked -p testbed --bins
+	$(RELEASE)/faults
+
 .PHONY: fmt-check
 fmt-check:
 	cargo fmt --all --check

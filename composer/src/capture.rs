@@ -7,7 +7,7 @@ use std::io::Read;
 use std::num::NonZeroUsize;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use protocol::argv::Argv;
 use protocol::host::HostRoot;
 use protocol::journal::{self as crashes, Line, Outcome, Skip};
 use protocol::manifest::{self, Attribution, Core, Manifest, Truncation};
-use protocol::settings::{Capture, ComposerSettings};
+use protocol::settings::{Capture, ComposerSettings, Compression};
 use protocol::spool::{DumpId, Part, Spool};
 use protocol::text::Text;
 
@@ -83,20 +83,19 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
     let place = Place::of(&process);
     let dump = Dump { argv, time, spool: &spool, id: &id, cmdline, place: &place, settings: &settings };
     let result = match dump.admit(&mut story) {
-        // Nobody else has the turn before this dump is written.
-        Ok(_turn) => match spool.create(id.clone()) {
-            Ok(part) => dump.write(part, pipe, &process, &mut story),
+        Ok(turn) => match spool.create(id.clone()) {
+            Ok(part) => dump.write(part, turn, pipe, &process, &mut story),
             Err(err) => Err(err).with_context(|| format!("creating a dump in {}", spool.dir().display())),
         },
         Err(reason) => {
             drop(pipe);
-            Ok(Captured::nothing(reason, place.container_id().cloned()))
+            Ok(Captured::nothing(reason, dump.container()))
         }
     };
 
     let (outcome, container) = match &result {
         Ok(captured) => (captured.outcome.clone(), captured.container.clone()),
-        Err(err) => (Outcome::Refused { reason: format!("{err:#}") }, place.container_id().cloned()),
+        Err(err) => (Outcome::Refused { reason: format!("{err:#}") }, dump.container()),
     };
     let comm = argv.comm.clone();
     let line =
@@ -169,12 +168,26 @@ impl Dump<'_> {
                 return Err(Skip::RateLimit);
             }
         }
-        match Turn::wait(self.spool, turn::most(processors())) {
+        let pod = match self.place {
+            Place::Pod(who) => Some(&*who.pod_uid),
+            Place::Host | Place::Unknown(_) => None,
+        };
+        let turn = settings::path().and_then(|path| Turn::wait(&path, turn::most(processors()), pod));
+        match turn {
             Ok(turn) => turn.ok_or(Skip::Busy).map(Some),
             Err(err) => {
-                story.problem(format_args!("how many composers are working is not known: {err}"));
+                story.note(format_args!("how many composers are working is not known: {err}"));
                 Ok(None)
             }
+        }
+    }
+
+    /// Where it ran, as far as that is known without asking anyone. A process
+    /// that may have been in a container must not pass for the host's.
+    fn container(&self) -> Option<String> {
+        match self.place {
+            Place::Unknown(_) => Some("?".to_owned()),
+            Place::Pod(_) | Place::Host => self.place.container_id().cloned(),
         }
     }
 
@@ -182,6 +195,7 @@ impl Dump<'_> {
     fn write(
         &self,
         part: Part,
+        turn: Option<Turn>,
         pipe: CorePipe,
         process: &Process,
         story: &mut Story,
@@ -193,7 +207,7 @@ impl Dump<'_> {
         if let Some(reason) = space.refusal().context("asking how full the disk is")? {
             drop(pipe);
             part.discard().context("removing a dump that has no room")?;
-            return Ok(Captured::nothing(reason, self.place.container_id().cloned()));
+            return Ok(Captured::nothing(reason, self.container()));
         }
         // The runtime may take seconds to answer, and the crashed process cannot
         // be reaped until we have drained its pipe. So: both at once.
@@ -202,12 +216,13 @@ impl Dump<'_> {
             Place::Host => Err(Findings::missing(None, "the process ran in no pod".to_owned())),
             Place::Unknown(why) => Err(Findings::undecided(None, why.clone())),
         };
-        let unwanted = || lookup.as_ref().is_ok_and(|lookup| lookup.skip().is_some());
+        let skip = lookup.as_ref().map_or_else(|_| Arc::default(), Lookup::skip);
         let plan = Plan {
             compression,
             threads,
             spill: self.spill(&space, story),
-            unwanted,
+            window: space.window(),
+            unwanted: || skip.get().is_some(),
             enough: |more| space.enough(more),
         };
         let time = self.time.unwrap_or_else(now);
@@ -216,13 +231,12 @@ impl Dump<'_> {
         // The pipe is closed when this is done, and as soon as it can be: the
         // crashed process is free to go then, whatever became of it.
         let copied = DumpZip::with_core(part.file(), self.id, time, last_words, pipe.take(most), plan);
+        // What is left to do is little, or waiting.
+        drop(turn);
 
-        let (found, skip) = match lookup {
-            Ok(lookup) => (lookup.wait(), lookup.skip().cloned()),
-            Err(nothing) => (nothing, None),
-        };
-        let container = account::container(&found.container);
-        if let Some(reason) = skip {
+        let found = lookup.map_or_else(|nothing| nothing, |lookup| lookup.wait());
+        let container = account::container(&found.container).or_else(|| self.container());
+        if let Some(reason) = skip.get().cloned() {
             drop(copied);
             part.discard().context("removing a dump that is not wanted")?;
             return Ok(Captured::nothing(reason, container));
@@ -258,6 +272,9 @@ impl Dump<'_> {
     /// Room for what the encoders have no time for. Without it the crashed
     /// process is held for as long as they take.
     fn spill(&self, space: &Space, story: &mut Story) -> Option<Spill> {
+        if self.settings.compression == Compression::Store {
+            return None; // what the spill could take the file can take
+        }
         let spill = space.to_spare().and_then(|room| Spill::new(self.spool.dir(), room));
         if let Err(err) = &spill {
             story.note(format_args!("nothing can be put away in the spool: {err}"));

@@ -17,7 +17,6 @@ use zip::{CompressionMethod, ZipWriter};
 
 use crate::elf::Extent;
 use crate::encoding::{Deflate, ZstdSink};
-use crate::memory;
 use crate::pipeline::{self, Encode, Limits, Spill, Stop, Total, Verbatim};
 
 /// What of the dump is small is compressed by this level.
@@ -38,6 +37,8 @@ pub struct Plan<U, E> {
     pub threads: usize,
     /// Where what they have no time for waits.
     pub spill: Option<Spill>,
+    /// How much of the dump may wait in the page cache to be written to the disk.
+    pub window: u64,
     /// Whether all of it is for nothing.
     pub unwanted: U,
     /// Why so many bytes more should not be written.
@@ -77,7 +78,7 @@ impl<'part> DumpZip<'part> {
         time: Timestamp,
         last_words: Vec<u8>,
         pipe: impl Read,
-        plan: Plan<impl Fn() -> bool, impl FnMut(u64) -> Option<Truncation> + Send>,
+        plan: Plan<impl Fn() -> bool + Sync, impl FnMut(u64) -> Option<Truncation> + Send>,
     ) -> io::Result<(DumpZip<'part>, Copied)> {
         let time = dos_time(time);
         let method = match plan.compression {
@@ -89,9 +90,7 @@ impl<'part> DumpZip<'part> {
         let entry = Entry::begin(file, format!("{id}/{CORE}"), method, dos_time, last_words)?;
         let mut extent = Extent::default();
         let look = |piece: &[u8]| extent.feed(piece);
-        // Half of it is being written while the other half grows.
-        let window = memory::share().map_or(LEAST_WINDOW, |share| (share / 2).max(LEAST_WINDOW));
-        let mut out = Counted { file, bytes: 0, window };
+        let mut out = Counted { file, bytes: 0, window: plan.window.clamp(LEAST_WINDOW, MOST_WINDOW) };
         let limits = Limits { unwanted: plan.unwanted, enough: plan.enough };
         let verbatim = || vec![Box::new(Verbatim) as Box<dyn Encode>];
         let total = match plan.compression {
@@ -114,9 +113,8 @@ impl<'part> DumpZip<'part> {
                 sink.finish()?;
                 total
             }
-            // What the spill could take the file can take.
             Compression::Store => {
-                let total = pipeline::run(pipe, &mut out, verbatim(), None, look, limits)?;
+                let total = pipeline::run(pipe, &mut out, verbatim(), plan.spill, look, limits)?;
                 out.cut(&total)?;
                 total
             }
@@ -154,16 +152,17 @@ struct Counted<'a> {
     window: u64,
 }
 
-/// What waits where nobody knows how much memory there is, and at the least.
+/// Less would be many small writes.
 const LEAST_WINDOW: u64 = 8 << 20;
+/// More would be a long one.
+const MOST_WINDOW: u64 = 512 << 20;
 
 impl Counted<'_> {
-    /// Has the kernel begin to write the last window to the disk, and forget the
-    /// one before, which is there by now (`generic_fadvise` in `mm/fadvise.c`).
+    /// Has the kernel begin to write to the disk what is not there yet, and forget
+    /// what is (`generic_fadvise` in `mm/fadvise.c`).
     fn write_back(&self) {
-        let from = self.bytes.saturating_sub(2 * self.window);
         // At worst it happens later.
-        let _ = posix_fadvise(self.file, from as i64, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        let _ = posix_fadvise(self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
 
     /// Gives up what was written besides `total`.
@@ -228,7 +227,7 @@ mod tests {
     type NoLimits = Plan<fn() -> bool, fn(u64) -> Option<Truncation>>;
 
     fn plan(compression: Compression) -> NoLimits {
-        Plan { compression, threads: 2, spill: None, unwanted: || false, enough: |_| None }
+        Plan { compression, threads: 2, spill: None, window: 0, unwanted: || false, enough: |_| None }
     }
 
     /// Noise, so that it gets no smaller.

@@ -80,9 +80,9 @@ impl Lookup {
         Lookup { who, deadline, skip, findings }
     }
 
-    /// Why the crash is not to be captured, if that is known by now.
-    pub fn skip(&self) -> Option<&Skip> {
-        self.skip.get()
+    /// Where it will be said why the crash is not to be captured, if it is not.
+    pub fn skip(&self) -> Arc<OnceLock<Skip>> {
+        Arc::clone(&self.skip)
     }
 
     /// What was found. Returns soon after the deadline at the latest.

@@ -18,12 +18,21 @@ pub fn restrain() {
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
 }
 
-/// What may lie in the page cache because of one crash, in bytes, and wait to be
-/// written to the disk. The kernel begins to write when a tenth of what is
-/// available waits (`vm.dirty_background_ratio`); with others in mind, little
-/// more than half of that.
+/// What may lie in the page cache because of crashes, in bytes, and wait to be
+/// written to the disk. The kernel begins to write, and soon to slow down whoever
+/// makes it, when more than a tenth of what is available waits, or what else it is
+/// told (`vm.dirty_background_ratio`, `vm.dirty_background_bytes`). With others in
+/// mind, little more than half of that.
 pub fn share() -> io::Result<u64> {
-    Ok(kib("/proc/meminfo", "MemAvailable:")? * 1024 / 16)
+    let number = |name: &str| -> io::Result<u64> {
+        let text = fs::read_to_string(format!("/proc/sys/vm/{name}"))?;
+        text.trim().parse().map_err(io::Error::other)
+    };
+    let threshold = match number("dirty_background_bytes")? {
+        0 => kib("/proc/meminfo", "MemAvailable:")? * 1024 / 100 * number("dirty_background_ratio")?,
+        bytes => bytes,
+    };
+    Ok((threshold / 8 * 5).saturating_sub(kib("/proc/meminfo", "Dirty:")? * 1024))
 }
 
 /// The most we have had at once, in KiB.
@@ -46,7 +55,7 @@ mod tests {
     #[test]
     fn both_are_known() {
         let (share, peak) = (share().unwrap(), peak_kib().unwrap());
-        assert!(share > 1 << 20 && share < 1 << 50, "{share}");
+        assert!(share < 1 << 50, "{share}");
         assert!(peak > 100 && peak < 1 << 30, "{peak}");
         assert!(kib("/proc/meminfo", "Surprise:").is_err());
     }

@@ -62,7 +62,7 @@ impl Encode for Verbatim {
 
 /// Who says when to end before the end.
 pub struct Limits<U, E> {
-    /// Asked while reading: whether all of it is for nothing.
+    /// Asked while reading and writing: whether all of it is for nothing.
     pub unwanted: U,
     /// Asked before so many bytes are written: whether, and why, they may not be.
     pub enough: E,
@@ -85,6 +85,8 @@ pub struct Total<S> {
 /// Why a copy ends before its end.
 #[derive(Debug)]
 pub enum Stop<S> {
+    /// As [`Limits::unwanted`] says.
+    Unwanted,
     /// As [`Limits::enough`] says.
     Enough(S),
     /// The input could not be read.
@@ -105,7 +107,7 @@ pub fn run<S: Send>(
     encoders: Vec<Box<dyn Encode>>,
     spill: Option<Spill>,
     mut look: impl FnMut(&[u8]),
-    limits: Limits<impl Fn() -> bool, impl FnMut(u64) -> Option<S> + Send>,
+    limits: Limits<impl Fn() -> bool + Sync, impl FnMut(u64) -> Option<S> + Send>,
 ) -> io::Result<Total<S>> {
     let Limits { unwanted, enough } = limits;
     // One in each thread's hands, one waiting for each, and two for those who
@@ -114,7 +116,7 @@ pub fn run<S: Send>(
     let (done, finished) = mpsc::channel();
     thread::scope(|scope| {
         // However this ends, nobody may wait for ever.
-        let end = End(&belt);
+        let end = Finally(&belt, Belt::end);
         let mut threads = 0;
         let mut refused = None;
         for encoder in encoders {
@@ -129,10 +131,11 @@ pub fn run<S: Send>(
         if let Some(err) = refused.filter(|_| threads == 0) {
             return Err(err);
         }
-        let stop = Stopped(&belt);
-        let writing = move || write(&finished, stop, output, enough);
+        let stop = Finally(&belt, Belt::stop);
+        let unwanted = &unwanted;
+        let writing = move || write(&finished, stop, output, unwanted, enough);
         let writer = thread::Builder::new().spawn_scoped(scope, writing)?;
-        let (read, released) = read(input, &belt, &mut look, &unwanted);
+        let (read, released) = read(input, &belt, &mut look, unwanted);
         drop(end);
         let (mark, stopped) = writer.join().map_err(|_| io::Error::other("the writer panicked"))?;
         let stopped = stopped.or_else(|| read.err().map(Stop::Input));
@@ -140,21 +143,12 @@ pub fn run<S: Send>(
     })
 }
 
-/// Ends the belt, also in a panic.
-struct End<'a>(&'a Belt);
+/// Ends or stops the belt, also in a panic.
+struct Finally<'a>(&'a Belt, fn(&Belt));
 
-impl Drop for End<'_> {
+impl Drop for Finally<'_> {
     fn drop(&mut self) {
-        self.0.end();
-    }
-}
-
-/// Stops the belt, also in a panic.
-struct Stopped<'a>(&'a Belt);
-
-impl Drop for Stopped<'_> {
-    fn drop(&mut self) {
-        self.0.stop();
+        self.1(self.0);
     }
 }
 
@@ -226,8 +220,9 @@ struct Mark {
 /// Returns what was written, and why there is no more.
 fn write<S>(
     finished: &Receiver<Block>,
-    stop: Stopped,
+    stop: Finally,
     mut output: impl Write,
+    unwanted: &impl Fn() -> bool,
     mut enough: impl FnMut(u64) -> Option<S>,
 ) -> (Mark, Option<Stop<S>>) {
     priority::lower();
@@ -239,7 +234,11 @@ fn write<S>(
         early.insert(block.number, block);
         while let Some(block) = early.remove(&next) {
             let mut mark = marks.back().cloned().unwrap_or_default();
-            match write_block(&block, &mut output, &mut enough) {
+            let written = match unwanted() {
+                true => Err(Stop::Unwanted),
+                false => write_block(&block, &mut output, &mut enough),
+            };
+            match written {
                 Ok(written) => mark.written += written,
                 Err(stopped) => return (last_good(&marks, &stopped), Some(stopped)),
             }
@@ -295,6 +294,8 @@ pub fn is_zero(block: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -400,11 +401,20 @@ mod tests {
 
     #[test]
     fn what_is_unwanted_ends_at_once() {
-        let asked = std::cell::Cell::new(0);
-        let unwanted = || asked.replace(asked.get() + 1) == 9;
-        let limits = Limits { unwanted, enough: |_| None::<()> };
-        let total = run(io::repeat(7), io::sink(), encoders(2), None, |_| {}, limits).unwrap();
-        assert_eq!(total.bytes, 10 * BLOCK as u64);
+        let asked = AtomicUsize::new(0);
+        let limits =
+            Limits { unwanted: || asked.fetch_add(1, Ordering::Relaxed) >= 9, enough: |_| None::<()> };
+        let mut out = Vec::new();
+        let total = run(io::repeat(7), &mut out, encoders(2), spill(9), |_| {}, limits).unwrap();
+        assert!(matches!(total.stopped, Some(Stop::Unwanted)) && total.bytes < 9 * BLOCK as u64);
+
+        // Also if that is known when all has been read.
+        let asked = AtomicUsize::new(0);
+        let limits =
+            Limits { unwanted: || asked.fetch_add(1, Ordering::Relaxed) >= 25, enough: |_| None::<()> };
+        let data = data(20 * BLOCK);
+        let total = run(&*data, io::sink(), encoders(2), spill(30), |_| {}, limits).unwrap();
+        assert!(matches!(total.stopped, Some(Stop::Unwanted)) && total.bytes < 20 * BLOCK as u64);
     }
 
     #[test]

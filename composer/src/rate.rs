@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use protocol::journal::{FILE_NAME, Line, MAX_BYTES, Outcome, PREVIOUS};
+use protocol::journal::{FILE_NAME, Line, MAX_BYTES, Outcome, PREVIOUS, Skip};
 use protocol::settings::RateLimit;
 use protocol::spool::Spool;
 use protocol::text::Text;
@@ -31,26 +31,41 @@ impl Who<'_> {
     }
 }
 
+/// What the journal says of someone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Event {
+    /// There was a dump.
+    Dumped,
+    /// There was none, since it had had its share.
+    Limited,
+}
+
 /// Whether `who` has had as many dumps as the limit allows. A journal that
 /// cannot be read limits nothing.
 pub fn is_exceeded(spool: &Spool, limit: RateLimit, who: Who, now: Timestamp) -> bool {
     if limit.every.is_zero() {
         return false;
     }
-    let mut dumps = Vec::new();
+    let mut events = Vec::new();
     for name in [PREVIOUS, FILE_NAME] {
         // Mostly there is no previous one.
         let _ = each_line(spool, name, |line| {
-            if matches!(line.outcome, Outcome::Captured { .. }) && who.is_of(&line) {
-                dumps.push(line.at);
+            let event = match line.outcome {
+                Outcome::Captured { .. } => Event::Dumped,
+                Outcome::Skipped { reason: Skip::RateLimit } => Event::Limited,
+                _ => return,
+            };
+            // A clock that was set back has written what is to come.
+            if line.at <= now && who.is_of(&line) {
+                events.push((line.at, event));
             }
         });
     }
-    !allows(limit, &dumps, now)
+    !allows(limit, &events, now)
 }
 
 fn each_line(spool: &Spool, name: &str, mut each: impl FnMut(Line)) -> io::Result<()> {
-    // One line more than there should be.
+    // It has one line more than its bytes at the most, unless it is no journal.
     let journal = BufReader::new(spool.journal(name)?.take(2 * MAX_BYTES));
     for line in journal.split(b'\n') {
         // One of a later version, or cut short, is nobody's.
@@ -61,18 +76,27 @@ fn each_line(spool: &Spool, name: &str, mut each: impl FnMut(Line)) -> io::Resul
     Ok(())
 }
 
-/// Whether after `dumps`, in their order, another is allowed `now`. As with a
-/// bucket of `burst` tokens: each takes one, and one comes back `every` so often.
-fn allows(limit: RateLimit, dumps: &[Timestamp], now: Timestamp) -> bool {
+/// Whether after `events`, in their order, another dump is allowed `now`. As with
+/// a bucket of `burst` tokens: each dump takes one, and one comes back `every` so
+/// often.
+fn allows(limit: RateLimit, events: &[(Timestamp, Event)], now: Timestamp) -> bool {
     let full = limit.every.saturating_mul(limit.burst);
     // How long it takes until all of them are back.
     let mut owed = Duration::ZERO;
-    let mut last = now;
-    for at in dumps.iter().copied() {
-        owed = (owed.saturating_sub(between(last, at)) + limit.every).min(full);
-        last = at;
+    // Whose dumps the journal has forgotten already, of those it knows at least
+    // that they were too many.
+    if let Some((_, Event::Limited)) = events.first() {
+        owed = full;
     }
-    owed.saturating_sub(between(last, now)) + limit.every <= full
+    let mut last = events.first().map_or(now, |(at, _)| *at);
+    for (at, event) in events.iter().copied() {
+        owed = owed.saturating_sub(between(last, at));
+        last = at;
+        if event == Event::Dumped {
+            owed = owed.saturating_add(limit.every).min(full);
+        }
+    }
+    owed.saturating_sub(between(last, now)).saturating_add(limit.every) <= full
 }
 
 /// None, if the clock has been set back.
@@ -94,11 +118,10 @@ mod tests {
 
     /// In which minutes somebody who crashes so often is dumped.
     fn dumped(minutes: impl Iterator<Item = i64>) -> Vec<i64> {
-        let mut dumps: Vec<Timestamp> = Vec::new();
-        let mut when = Vec::new();
+        let (mut events, mut when) = (Vec::new(), Vec::new());
         for minute in minutes {
-            if allows(LIMIT, &dumps, at(minute)) {
-                dumps.push(at(minute));
+            if allows(LIMIT, &events, at(minute)) {
+                events.push((at(minute), Event::Dumped));
                 when.push(minute);
             }
         }
@@ -111,7 +134,15 @@ mod tests {
         assert_eq!(dumped((0..600).step_by(60)).len(), 10, "once an hour is always allowed");
         let night = (0..10).chain(600..610);
         assert_eq!(dumped(night), [0, 1, 2, 3, 4, 600, 601, 602, 603, 604], "a quiet night fills it again");
-        assert!(!allows(LIMIT, &[at(9), at(8), at(7), at(6), at(5)], at(4)), "the clock was set back");
+    }
+
+    #[test]
+    fn what_the_journal_has_forgotten_was_too_much() {
+        let limited: Vec<_> = (0..50).map(|minute| (at(minute), Event::Limited)).collect();
+        assert!(!allows(LIMIT, &limited, at(50)));
+        assert!(allows(LIMIT, &limited, at(60)), "one an hour");
+        let never_again = RateLimit { burst: 1, every: Duration::MAX / 2 };
+        assert!(!allows(never_again, &[(at(0), Event::Limited)], at(1)));
     }
 
     #[test]

@@ -8,9 +8,14 @@ use std::path::{Path, PathBuf};
 use protocol::host::COMPOSER_SETTINGS;
 use protocol::settings::ComposerSettings;
 
+/// Where they are.
+pub fn path() -> io::Result<PathBuf> {
+    beside(env::current_exe())
+}
+
 /// The settings, and what is wrong with them.
 pub fn read() -> (ComposerSettings, Vec<String>) {
-    match beside(env::current_exe()) {
+    match path() {
         Ok(path) => read_from(&path),
         Err(err) => defaulted(format!("defaults are used: where the composer lies is not known: {err}")),
     }

@@ -96,6 +96,12 @@ impl<'a> Space<'a> {
         Ok(to_spare(memory::share()?, free, self.usage.parts))
     }
 
+    /// How much of the dump may wait in the page cache.
+    pub fn window(&self) -> u64 {
+        // Half of it grows while the other half is being written.
+        memory::share().unwrap_or(0) / 2 / self.usage.parts.max(1)
+    }
+
     /// Why a dump should not even begin.
     pub fn refusal(&self) -> io::Result<Option<Skip>> {
         let least = self.reserve + BLOCK as u64;

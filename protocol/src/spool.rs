@@ -22,10 +22,6 @@ use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 
 pub use name::{BadDumpId, DumpId, Entry, Hint, State};
 
-/// What composers lock, a byte each, while they write a dump. Empty, and never
-/// removed.
-pub const COMPOSERS: &str = "composers.lock";
-
 /// Group (the uploader) may read a dump; nobody but its writer may write it.
 const DUMP_MODE: u32 = 0o640;
 /// The uploader repairs what a composer that died has left, and owns nothing.

@@ -5,7 +5,9 @@
 
 pub mod bench;
 pub mod containerd;
+pub mod crash;
 pub mod elf;
+pub mod faults;
 pub mod kernel;
 pub mod memory;
 pub mod node;

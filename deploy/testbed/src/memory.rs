@@ -110,7 +110,7 @@ fn pages(offset: usize, into: &mut [u8]) {
 }
 
 /// `SplitMix64`: a generator that can be asked for any of its numbers.
-fn noise(word: u64) -> u64 {
+pub(crate) fn noise(word: u64) -> u64 {
     let mut z = word.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -209,6 +209,15 @@ pub fn dist() -> PathBuf {
     dist
 }
 
+/// One of our own programs, which cargo puts beside the one that asks, or above
+/// it if that is a test.
+pub fn program(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("this program is somewhere");
+    let dir = own.parent().expect("it is in a directory");
+    let dir = if dir.ends_with("deps") { dir.parent().expect("cargo has a target directory") } else { dir };
+    dir.join(name)
+}
+
 /// A directory with a short name, since the pattern that names the composer
 /// has 127 bytes, on a file system from which the kernel will run it.
 pub(crate) fn short_dir() -> TempDir {

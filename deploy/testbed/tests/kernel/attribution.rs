@@ -17,8 +17,8 @@ use testbed::node;
 use testbed::wait_for;
 
 use crate::cgroup::{CONTAINER_ID, ContainerCgroup, POD_UID};
-use crate::crash::Crasher;
 use crate::{Collecting, PATIENCE};
+use testbed::crash::Crasher;
 
 #[test]
 fn a_container_whose_runtime_does_not_answer_has_its_id_and_its_pods_uid() {

@@ -17,8 +17,8 @@ use testbed::memory::{Fill, Memory};
 use testbed::node::{self, Dump};
 use testbed::wait_for;
 
-use crate::crash::Crasher;
 use crate::{Collecting, Mounted, PATIENCE, kernel_log, peak_memory, unzip_approves};
+use testbed::crash::Crasher;
 
 #[test]
 fn a_dump_has_every_byte_of_the_crash_and_says_whose_it_is() {
@@ -231,23 +231,6 @@ fn a_pattern_without_a_pidfd_still_tells_whose_crash_it_is() {
     let manifest = collecting.dump().manifest();
     assert_eq!(manifest.problems, [""; 0]);
     assert!(manifest.crash.exe.is_some());
-}
-
-#[test]
-fn a_full_disk_leaves_a_part_and_a_reason() {
-    let collecting = Collecting::new("");
-    let spool_dir = collecting.node.spool_dir();
-    let _disk = Mounted::tmpfs(&spool_dir, "size=4m,mode=2770");
-    let crasher = Crasher::start(["--heap-mb", "32", "--fill", "random"]);
-    let pid = crasher.pid;
-    crasher.crash();
-    wait_for("the reason in the kernel's log", PATIENCE, || {
-        let log = kernel_log();
-        let line = log.lines().find(|line| line.contains(&format!("of pid {pid}: copying the core: ")))?;
-        line.contains("No space left on device").then_some(())
-    });
-    assert_eq!(collecting.node.dumps(State::Part).len(), 1);
-    assert!(collecting.node.dumps(State::Ready).is_empty());
 }
 
 #[test]

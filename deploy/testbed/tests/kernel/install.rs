@@ -13,8 +13,8 @@ use testbed::kernel::{Kernel, Sysctl};
 use testbed::node::{self, Node};
 use testbed::wait_for;
 
-use crate::crash::Crasher;
 use crate::{Collecting, Mounted, PATIENCE, Running};
+use testbed::crash::Crasher;
 
 fn output(command: &mut Command) -> (bool, String) {
     let output = command.output().unwrap();

@@ -7,8 +7,8 @@ use testbed::node::Dump;
 use testbed::store::{Operation, Store};
 use testbed::wait_for;
 
-use crate::crash::Crasher;
 use crate::{Collecting, PATIENCE, Running, unzip_approves};
+use testbed::crash::Crasher;
 
 #[test]
 fn a_crash_becomes_a_verified_object_and_the_local_dump_goes() {

@@ -8,7 +8,6 @@
 mod attribution;
 mod capture;
 mod cgroup;
-mod crash;
 mod install;
 mod journey;
 mod pods;

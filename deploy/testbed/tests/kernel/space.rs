@@ -11,8 +11,8 @@ use testbed::elf;
 use testbed::memory::{Fill, Memory};
 use testbed::wait_for;
 
-use crate::crash::Crasher;
 use crate::{Collecting, Mounted, PATIENCE, unzip_approves};
+use testbed::crash::Crasher;
 
 const MIB: u64 = 1 << 20;
 /// What a limit may be missed by: a block, and what is said about the core.

@@ -7,8 +7,8 @@ use protocol::journal::{Line, Outcome, Skip};
 use protocol::spool::State;
 use testbed::wait_for;
 
-use crate::crash::Crasher;
 use crate::{Collecting, PATIENCE, kernel_log, unzip_approves};
+use testbed::crash::Crasher;
 
 fn journal(collecting: &Collecting, lines: usize) -> Vec<Line> {
     let path = collecting.node.spool_dir().join("crashes.jsonl");

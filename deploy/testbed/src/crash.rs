@@ -4,10 +4,13 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
-use testbed::wait_for;
+use crate::node::program;
+use crate::wait_for;
 
-use crate::PATIENCE;
+/// How long its end may take on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process that waits to crash.
 pub struct Crasher {
@@ -21,7 +24,7 @@ pub struct Crasher {
 impl Crasher {
     /// Starts one and waits until its memory is filled.
     pub fn start(args: impl IntoIterator<Item: AsRef<OsStr>>) -> Crasher {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_crasher"));
+        let mut command = Command::new(program("crasher"));
         command.args(args);
         Crasher::start_with(command)
     }

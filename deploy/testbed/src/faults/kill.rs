@@ -1,0 +1,188 @@
+//! Composers and uploaders are killed at any moment.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use protocol::host::COMPOSER;
+use protocol::journal::{Line, Outcome};
+use protocol::spool::{DumpId, State};
+
+use super::dump::{Kind, judge};
+use super::{Tally, journal};
+use crate::crash::Crasher;
+use crate::kernel::Kernel;
+use crate::memory::{Fill, Memory, noise};
+use crate::node::{self, Node};
+use crate::store::Store;
+use crate::wait_for;
+
+const BUCKET: &str = "dumps";
+const FILLS: [Fill; 4] = [Fill::Mixed, Fill::Random, Fill::Pattern, Fill::Zero];
+/// The largest of the processes, in MiB, and how long after its crash the last
+/// kill may come, in ms: when the last of its core is being compressed.
+const MOST_MIB: u64 = 24;
+const LATEST_MS: u64 = 120;
+/// An uploader does not ask about a part that is younger than a minute.
+const OLD: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A process that crashed, and what was done to those who took care of it.
+struct Crash {
+    pid: u32,
+    address: u64,
+    memory: Memory,
+    composer_killed: bool,
+}
+
+/// Crashes so many processes of random size and content, and kills their
+/// composers, the uploader, or both, at random moments; then lets the uploader
+/// do its work, and counts. `seed` makes the same moments again, as far as
+/// moments can be the same.
+pub fn kill_anywhere(runs: usize, seed: u64) -> Tally {
+    let (kernel, node, store) = (Kernel::lock(), Node::new(""), Store::temporary(BUCKET));
+    node::run(&mut node.installer(["install"]));
+    node.upload_to(&store, BUCKET, "part_size: 5MiB\n");
+    let mut uploader = Uploader::start(&node);
+    let mut crashes = Vec::new();
+    for run in 0..runs as u64 {
+        let mut dice = Dice(seed.wrapping_add(run << 20));
+        crashes.push(crash(&node, &mut uploader, &mut dice));
+    }
+    wait_for("the composers", PATIENCE, || composers(&node).is_empty().then_some(()));
+    uploader.kill();
+    for part in node.dumps(State::Part) {
+        let file = File::options().append(true).open(node.spool_dir().join(part.to_string()));
+        file.and_then(|file| file.set_modified(SystemTime::now() - OLD)).expect("ageing a part");
+    }
+    let uploader = Uploader::start(&node);
+    let is_empty =
+        || [State::Part, State::Torn, State::Ready].iter().all(|state| node.dumps(*state).is_empty());
+    wait_for("an empty spool", PATIENCE, || is_empty().then_some(()));
+    drop(uploader);
+    let tally = count(&node, &store, &crashes);
+    drop(kernel);
+    tally
+}
+
+/// One crash, and one kill.
+fn crash(node: &Node, uploader: &mut Uploader, dice: &mut Dice) -> Crash {
+    let mib = 1 + dice.roll(MOST_MIB) as usize;
+    let fill = FILLS[dice.roll(FILLS.len() as u64) as usize];
+    let mut crasher = Crasher::start(["--heap-mb", &mib.to_string(), "--fill", &fill.to_string()]);
+    let (pid, address) = (crasher.pid, crasher.address);
+    crasher.let_go();
+    let [whom, when] = [dice.roll(3), dice.roll(1000 * LATEST_MS)];
+    thread::sleep(Duration::from_micros(when));
+    let mut composer_killed = false;
+    if whom != 0 {
+        for composer in composers(node) {
+            composer_killed |= kill(composer, Signal::SIGKILL).is_ok();
+        }
+    }
+    if whom != 1 {
+        uploader.kill();
+        *uploader = Uploader::start(node);
+    }
+    crasher.end();
+    Crash { pid, address, memory: Memory { fill, length: mib << 20 }, composer_killed }
+}
+
+/// What became of all of them.
+fn count(node: &Node, store: &Store, crashes: &[Crash]) -> Tally {
+    let mut tally = Tally { case: "kill anywhere", runs: crashes.len(), ..Tally::default() };
+    let (mut whole, mut truncated, mut counted, mut unbegun) = (0, 0, 0, 0);
+    let objects = by_pid(store.objects(BUCKET));
+    let journal = journal(node);
+    let said = fs::read_to_string(node.path().join(LOG)).expect("the uploader's log");
+    for Crash { pid, address, memory, composer_killed } in crashes {
+        let refused = || journal.iter().any(|line| line.pid == Some(*pid) && !is_captured(line));
+        let removed = || {
+            said.lines().any(|line| line.contains(&format!("Z-{pid}-")) && line.contains("removed, since"))
+        };
+        match objects.get(pid).map(Vec::as_slice).unwrap_or_default() {
+            [key] => match judge(&store.path(BUCKET, key), *address, *memory) {
+                Ok(Kind::Whole) => whole += 1,
+                Ok(Kind::Truncated(_)) => truncated += 1,
+                Err(why) => tally.lied.push(format!("{key}: {why}")),
+            },
+            [] if refused() || removed() => counted += 1,
+            [] if *composer_killed => unbegun += 1,
+            [] => tally.lost.push(format!("pid {pid}")),
+            more => tally.lied.push(format!("{more:?} are of one crash")),
+        }
+    }
+    if store.open_uploads() > 0 {
+        tally.lied.push(format!("{} uploads in parts are left", store.open_uploads()));
+    }
+    tally.notes = format!(
+        "{whole} whole, {truncated} truncated, {counted} refused or removed, {unbegun} whose composer was killed before there was a dump"
+    );
+    tally
+}
+
+fn is_captured(line: &Line) -> bool {
+    matches!(line.outcome, Outcome::Captured { .. })
+}
+
+/// Keys, by the pid in the id that they end with.
+fn by_pid(keys: Vec<String>) -> BTreeMap<u32, Vec<String>> {
+    let mut pids: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for key in keys {
+        let id =
+            key.rsplit('/').next().and_then(|name| name.strip_suffix(".zip")).unwrap_or_default().to_owned();
+        let id = DumpId::try_from(id).expect("a key ends with an id");
+        let pid = id.as_str().split('-').nth(1).and_then(|pid| pid.parse().ok()).expect("an id has a pid");
+        pids.entry(pid).or_default().push(key);
+    }
+    pids
+}
+
+/// The composers of `node` that are alive.
+fn composers(node: &Node) -> Vec<Pid> {
+    let composer = node.host_dir().join(COMPOSER);
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    let ours = |pid: &i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == composer);
+    pids.filter(ours).map(Pid::from_raw).collect()
+}
+
+const LOG: &str = "uploader.log";
+
+/// The daemon, killed in the end however that comes.
+struct Uploader(Child);
+
+impl Uploader {
+    fn start(node: &Node) -> Uploader {
+        let log = File::options().create(true).append(true).open(node.path().join(LOG)).expect("its log");
+        let mut command = node.uploader(["run"]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        Uploader(child.expect("starting the uploader"))
+    }
+
+    fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Uploader {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Numbers that are random, and the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    /// From 0 to below `sides`.
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(1);
+        noise(self.0) % sides
+    }
+}
