@@ -7,6 +7,9 @@
 //! | `<id>.zip.torn` | its composer died | uploader, holding its lock: to ready, repaired, or away if there is nothing to repair |
 //! | `<id>[_hint].zip.rejected` | the store will never take this file | a person |
 //!
+//! `<id>.upload` is no state of a dump: it is what the uploader remembers of an
+//! upload in parts, and nobody else's business.
+//!
 //! Anything else in the directory is a stranger's and is never touched.
 
 mod name;
@@ -125,20 +128,10 @@ impl Spool {
     pub fn adopt(&self, torn: &Entry) -> io::Result<Option<Part>> {
         let path = self.path(torn);
         let file = open_plain(OpenOptions::new().read(true).write(true), &path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(err)) => return Err(err),
-        }
-        // Between opening and locking it may have been published, and what is
-        // published is never written to again.
-        let same = |there: fs::Metadata| Ok::<_, io::Error>(there.ino() == file.metadata()?.ino());
-        match fs::symlink_metadata(&path).and_then(same) {
-            Ok(true) => Ok(Some(Part { spool: self.clone(), entry: torn.clone(), file })),
-            Ok(false) => Ok(None),
-            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(err) => Err(err),
-        }
+        // Otherwise it may have been published, and what is published is never
+        // written to again.
+        let ours = lock_of_that_name(&file, &path)?;
+        Ok(ours.then(|| Part { spool: self.clone(), entry: torn.clone(), file }))
     }
 
     /// Gives the file of `entry` another state. A power cut may take that back,
@@ -173,6 +166,30 @@ impl Spool {
     pub fn append(&self, name: &str) -> io::Result<File> {
         let mut options = OpenOptions::new();
         open_plain(options.read(true).append(true).create(true).mode(DUMP_MODE), &self.dir.join(name))
+    }
+
+    /// The same, locked. `None` if somebody else has it, or has just removed it.
+    ///
+    /// # Errors
+    /// If it may not be written or is no regular file.
+    pub fn claim(&self, name: &str) -> io::Result<Option<File>> {
+        let file = self.append(name)?;
+        Ok(lock_of_that_name(&file, &self.dir.join(name))?.then_some(file))
+    }
+}
+
+/// Whether `file` is locked by us now, and still the one at `path`: between
+/// opening and locking its name may have become another's.
+fn lock_of_that_name(file: &File, path: &Path) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(false),
+        Err(TryLockError::Error(err)) => return Err(err),
+    }
+    match fs::symlink_metadata(path) {
+        Ok(there) => Ok(there.ino() == file.metadata()?.ino()),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(err) => Err(err),
     }
 }
 
@@ -367,6 +384,7 @@ mod tests {
         assert!(spool.append("fifo").is_err());
         fs::hard_link(&target, dir.path().join("hard")).unwrap();
         assert!(spool.append("hard").is_err());
+        assert!(spool.claim("hard").is_err());
         assert_eq!(fs::read(&target).unwrap(), b"secret");
     }
 }

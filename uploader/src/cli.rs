@@ -142,7 +142,7 @@ fn config(cli: &Cli, env: Env<'_>) -> Result<Config, Failure> {
 }
 
 fn uploader(config: Config) -> anyhow::Result<Uploader> {
-    let store = store::open(config.store)?;
+    let store = store::open(config.store, config.bandwidth)?;
     Ok(Uploader::new(Spool::at(config.spool_dir), store, config.key, config.part_size))
 }
 

@@ -1,6 +1,7 @@
 //! `uploader.yaml`, read all at once and judged all at once.
 
 use std::fs;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use protocol::host::DEFAULT_SPOOL_DIR;
 use protocol::settings::Reader;
 use reqwest::Certificate;
 
+use crate::dump::CHUNK;
 use crate::key::Template;
 
 /// Where the settings are if nobody says otherwise.
@@ -26,6 +28,8 @@ const MAX_PARALLEL: u32 = 32;
 const DEFAULT_PART_SIZE: ByteSize = ByteSize::mib(16);
 /// What S3 takes; "Amazon S3 multipart upload limits" in its user guide.
 const PART_SIZES: std::ops::RangeInclusive<ByteSize> = ByteSize::mib(5)..=ByteSize::gib(5);
+/// Less, for each upload, and stores would take its silence for its end.
+const MIN_BANDWIDTH: u64 = CHUNK as u64;
 /// Kubernetes kills 30 seconds after it asked, unless told otherwise; some of
 /// that is for cleaning up after the grace.
 const DEFAULT_GRACE: SignedDuration = SignedDuration::from_secs(20);
@@ -45,6 +49,8 @@ pub struct Config {
     pub parallel: usize,
     /// Bytes of a part; a dump of more is uploaded in parts.
     pub part_size: u64,
+    /// How many bytes may leave per second, all uploads together.
+    pub bandwidth: Option<NonZeroU64>,
     /// How long uploads in flight may go on after a SIGTERM.
     pub grace: Duration,
 }
@@ -140,6 +146,13 @@ impl Config {
         if !PART_SIZES.contains(&part_size) {
             reader.reject("part_size", format_args!("is {part_size}, not between 5 MiB and 5 GiB"));
         }
+        let bandwidth = reader.take::<ByteSize>("bandwidth");
+        let least = ByteSize(MIN_BANDWIDTH * u64::from(parallel.min(MAX_PARALLEL)));
+        if let Some(bandwidth) = bandwidth.filter(|bandwidth| *bandwidth < least) {
+            let why =
+                format_args!("is {bandwidth} per second, less than {least}: 128 KiB for each of `parallel`");
+            reader.reject("bandwidth", why);
+        }
         let grace = reader.or("grace", DEFAULT_GRACE);
         let grace = Duration::try_from(grace).unwrap_or_else(|_| {
             reader.reject("grace", "is negative");
@@ -152,6 +165,7 @@ impl Config {
                 key,
                 parallel: parallel as usize,
                 part_size: part_size.as_u64(),
+                bandwidth: bandwidth.and_then(|bandwidth| NonZeroU64::new(bandwidth.as_u64())),
                 grace,
             }),
             (_, _, problems) => Err(problems),
@@ -292,7 +306,7 @@ mod tests {
         let config = Config::read("store: {s3: {bucket: dumps}}", &with_keys).unwrap();
         let StoreConfig::S3(s3) = config.store else { panic!() };
         assert_eq!(s3.endpoint, "https://s3.us-east-1.amazonaws.com");
-        assert_eq!((config.parallel, config.part_size), (2, 16 << 20));
+        assert_eq!((config.parallel, config.part_size, config.bandwidth), (2, 16 << 20, None));
         assert_eq!(config.spool_dir, Path::new(DEFAULT_SPOOL_DIR));
         assert!(matches!(
             Config::read("store: {dir: {path: /mnt}}", &|_| None).unwrap().store,
@@ -347,6 +361,8 @@ mod tests {
             ("store: {dir: {path: relative}}".to_owned(), "store.dir.path"),
             ("store: {dir: {path: /x}}\nparallel: 33".to_owned(), "parallel"),
             ("store: {dir: {path: /x}}\npart_size: 6GiB".to_owned(), "part_size"),
+            ("store: {dir: {path: /x}}\nbandwidth: 255KiB".to_owned(), "bandwidth"),
+            ("store: {dir: {path: /x}}\nbandwidth: 0".to_owned(), "bandwidth"),
             ("store: {dir: {path: /x}}\ngrace: -1s".to_owned(), "grace"),
             ("store: {dir: {path: /x}}\nkey: '{x}'".to_owned(), "key"),
         ] {
@@ -362,12 +378,13 @@ mod tests {
         let yaml = format!(
             "spool_dir: /s\nstore: {{s3: {{bucket: dumps, prefix: /a/b/, endpoint: 'http://h:1/', region: eu-de, \
              path_style: true, ca_file: {}, access_key_id_file: /id, secret_access_key_file: /secret}}}}\n\
-             key: '{{id}}'\nparallel: 32\npart_size: 5GiB\ngrace: 1m",
+             key: '{{id}}'\nparallel: 32\npart_size: 5GiB\nbandwidth: 4MiB\ngrace: 1m",
             pem.display()
         );
         assert_eq!(Config::spool_dir(&yaml), Path::new("/s"));
         let config = Config::read(&yaml, &|_| None).unwrap();
         assert_eq!((config.parallel, config.part_size, config.grace.as_secs()), (32, 5 << 30, 60));
+        assert_eq!(config.bandwidth.unwrap().get(), 4 << 20);
         assert_eq!(Ok(config.key), Template::parse("{id}"));
         let StoreConfig::S3(s3) = config.store else { panic!() };
         assert_eq!(

@@ -11,8 +11,9 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::queue::{Progress, Step, plan};
+use crate::queue::{Progress, Step, Workers, plan};
 use crate::repair::{Outcome, repair};
+use crate::store::retry_after;
 use crate::upload::{Fate, Trouble, Uploader};
 use crate::watch::{Change, Watch};
 
@@ -27,7 +28,11 @@ const RETRY_SPOOL: Duration = Duration::from_secs(2);
 /// once. Five minutes at the most.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LAST_DELAY: Duration = Duration::from_secs(150);
-/// For uploads to clean up behind themselves after the grace period.
+/// A store that wants to be left alone for longer is asked all the same.
+const LONGEST_DELAY: Duration = Duration::from_secs(900);
+/// How often it is looked for uploads in parts whose dump is gone.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// For uploads to be aborted, after the grace period, that could not be remembered.
 pub const LAST_WORDS: Duration = Duration::from_secs(6);
 
 /// How long a dump that is itself in trouble is left alone. The next listing
@@ -45,14 +50,23 @@ pub async fn run(uploader: Uploader, parallel: usize, grace: Duration) -> anyhow
     let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
     log::info!(spool:% = uploader.spool().dir().display(), store:% = uploader.store(); "started");
+    let sweeper = uploader.clone();
     let mut daemon = Daemon::new(uploader, parallel);
     tokio::select! {
         () = daemon.serve() => {}
+        () = sweep(&sweeper) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     daemon.stop(grace).await;
     Ok(())
+}
+
+async fn sweep(uploader: &Uploader) {
+    loop {
+        uploader.sweep().await;
+        sleep(SWEEP_EVERY).await;
+    }
 }
 
 struct Daemon {
@@ -133,8 +147,9 @@ impl Daemon {
     fn advance(&mut self, found: &[Found]) -> bool {
         self.progress.retain(found);
         let waiting = self.store.until > Instant::now();
-        let free = if waiting { 0 } else { self.parallel.saturating_sub(self.uploads.len()) };
-        for step in plan(found, SystemTime::now(), &self.progress, free) {
+        let workers = Workers { count: self.parallel, small: self.uploader.part_size() };
+        let workers = (!waiting).then_some(workers);
+        for step in plan(found, SystemTime::now(), &self.progress, workers) {
             match step {
                 Step::Upload(entry) => self.begin(entry),
                 Step::Examine(entry) => examine(self.uploader.spool(), &entry),
@@ -163,7 +178,7 @@ impl Daemon {
             Ok(Fate::Stored | Fate::Rejected) => self.store.recovered(),
             Err(Trouble::Store(err)) => {
                 *self.progress.failures.entry(id.clone()).or_default() += 1;
-                let next_try_in = self.store.failed().as_secs_f32();
+                let next_try_in = self.store.failed(retry_after(&err)).as_secs_f32();
                 log::warn!(dump:% = id, next_try_in; "not uploaded: {err:#}");
             }
             Err(Trouble::Dump(err)) => {
@@ -207,8 +222,8 @@ impl Daemon {
         }
     }
 
-    /// Lets uploads in flight finish for as long as `grace`, then ends them.
-    /// What they leave is uploaded by the next start, to the same key.
+    /// Lets uploads in flight finish for as long as `grace`, then ends them. The
+    /// next start goes on with what they leave.
     async fn stop(mut self, grace: Duration) {
         log::info!(uploads = self.uploads.len(), grace:? = grace; "stopping");
         self.stop_repairs.cancel();
@@ -270,12 +285,15 @@ impl Patience {
     }
 
     /// Waits longer than the last time; what failed while it was already
-    /// waiting adds nothing. Returns how long from now.
-    fn failed(&mut self) -> Duration {
-        if self.until <= Instant::now() {
-            self.until = Instant::now() + self.delays.next().unwrap_or(LAST_DELAY);
+    /// waiting adds nothing. `asked` is what the store itself wants, to which the
+    /// delay is added. Returns how long from now.
+    fn failed(&mut self, asked: Option<Duration>) -> Duration {
+        let now = Instant::now();
+        let earliest = now + asked.unwrap_or_default().min(LONGEST_DELAY);
+        if self.until <= earliest {
+            self.until = earliest + self.delays.next().unwrap_or(LAST_DELAY);
         }
-        self.until.saturating_duration_since(Instant::now())
+        self.until.saturating_duration_since(now)
     }
 }
 
@@ -288,20 +306,32 @@ mod tests {
         let mut patience = Patience::new();
         let mut delays = Vec::new();
         for _ in 0..20 {
-            let delay = patience.failed();
-            assert_eq!(patience.failed(), delay, "a second failure at the same time is the same failure");
+            let delay = patience.failed(None);
+            assert_eq!(patience.failed(None), delay, "a second failure at the same time is the same failure");
             delays.push(delay);
             tokio::time::advance(delay).await;
         }
         assert!(delays[0] >= FIRST_DELAY && delays[0] <= 2 * FIRST_DELAY, "{delays:?}");
         assert!(delays[19] >= LAST_DELAY && delays[19] <= Duration::from_secs(300), "{delays:?}");
         patience.recovered();
-        assert!(patience.failed() <= 2 * FIRST_DELAY);
+        assert!(patience.failed(None) <= 2 * FIRST_DELAY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_says_when_is_not_asked_before_but_not_forgotten_either() {
+        let hour = Duration::from_secs(3600);
+        let mut patience = Patience::new();
+        assert!(patience.failed(None) <= 2 * FIRST_DELAY);
+        let delay = patience.failed(Some(Duration::from_secs(60)));
+        assert!(delay > Duration::from_secs(60) && delay < Duration::from_secs(70), "{delay:?}");
+        assert_eq!(patience.failed(Some(Duration::from_secs(50))), delay, "it has said so already");
+        assert!(patience.failed(Some(hour)) < LONGEST_DELAY + Duration::from_secs(20));
+        assert!(patience.failed(Some(Duration::MAX)) < LONGEST_DELAY + Duration::from_secs(20));
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_trouble_with_the_store_makes_all_dumps_wait() {
-        let store = crate::store::open(crate::config::StoreConfig::Dir("/nowhere".into())).unwrap();
+        let store = crate::store::open(crate::config::StoreConfig::Dir("/nowhere".into()), None).unwrap();
         let uploader = Uploader::new(Spool::at("/nowhere"), store, Default::default(), 1);
         let mut daemon = Daemon::new(uploader, 1);
         let entry = Entry::parse("20261122T193101Z-1-00000000.zip").unwrap();

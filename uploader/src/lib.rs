@@ -10,11 +10,13 @@
 //! until the store has confirmed them, and the name of a file is all there is
 //! to know about its state ([`protocol::spool`]).
 
+mod bandwidth;
 mod cli;
 mod config;
 mod daemon;
 mod dump;
 mod key;
+mod ledger;
 mod push;
 mod queue;
 mod repair;

@@ -26,7 +26,7 @@ pub async fn push(uploader: &Uploader, ids: &[DumpId], parallel: usize) -> anyho
             _ = terminate.recv() => {}
             _ = tokio::signal::ctrl_c() => {}
         }
-        // What is in flight ends by itself, and cleans up behind itself.
+        // What is in flight ends by itself, and the next one goes on with it.
         stopping.cancel();
         stopper.stop();
     });

@@ -9,6 +9,24 @@ use protocol::spool::{DumpId, Entry, Found, State};
 /// [`is_abandoned`](protocol::spool::is_abandoned).
 const NEWBORN: Duration = Duration::from_secs(60);
 
+/// Who does it.
+#[derive(Clone, Copy, Debug)]
+pub struct Workers {
+    /// How many dumps are uploaded at a time.
+    pub count: usize,
+    /// Up to this many bytes a dump is small.
+    pub small: u64,
+}
+
+impl Workers {
+    /// How many large dumps may be uploaded at a time. If there are two workers
+    /// one is kept for small ones, which then never wait for hours behind large
+    /// ones.
+    fn for_large(self) -> usize {
+        self.count.saturating_sub(1).max(1)
+    }
+}
+
 /// Something to do.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Step {
@@ -47,16 +65,17 @@ impl Progress {
 }
 
 /// What to do next. One repair at a time, which takes a disk and a processor.
-/// At most `free` uploads: those that failed least often first, so that no dump
-/// stands in the way of the others, and among those the oldest.
-pub fn plan(found: &[Found], now: SystemTime, progress: &Progress, free: usize) -> Vec<Step> {
+/// Uploads as far as there are `workers`, or none: those that failed least often
+/// first, so that no dump stands in the way of the others, and among those the
+/// oldest.
+pub fn plan(found: &[Found], now: SystemTime, progress: &Progress, workers: Option<Workers>) -> Vec<Step> {
     let mut ready = Vec::new();
     let mut steps = Vec::new();
     let mut torn = None;
-    for Found { entry, modified, .. } in found {
+    for found @ Found { entry, modified, .. } in found {
         match entry.state() {
             State::Ready if !progress.busy.contains(entry.id()) && !progress.rests(entry.id(), now) => {
-                ready.push(entry);
+                ready.push(found);
             }
             State::Part if now.duration_since(*modified).is_ok_and(|age| age > NEWBORN) => {
                 steps.push(Step::Examine(entry.clone()));
@@ -68,8 +87,18 @@ pub fn plan(found: &[Found], now: SystemTime, progress: &Progress, free: usize) 
         }
     }
     steps.extend(torn.cloned().map(Step::Repair));
-    ready.sort_by_key(|entry| (progress.failures.get(entry.id()), entry.id()));
-    steps.extend(ready.into_iter().take(free).cloned().map(Step::Upload));
+    let Some(workers) = workers else { return steps };
+    ready.sort_by_key(|found| (progress.failures.get(found.entry.id()), found.entry.id()));
+    let large = |found: &Found| found.bytes > workers.small;
+    let busy = found.iter().filter(|found| progress.busy.contains(found.entry.id()) && large(found));
+    let mut for_large = workers.for_large().saturating_sub(busy.count());
+    ready.retain(|found| {
+        let goes = !large(found) || for_large > 0;
+        for_large -= usize::from(goes && large(found));
+        goes
+    });
+    let free = workers.count.saturating_sub(progress.busy.len());
+    steps.extend(ready.into_iter().take(free).map(|found| Step::Upload(found.entry.clone())));
     steps
 }
 
@@ -82,14 +111,19 @@ mod tests {
         Found { entry, bytes: 1, modified: SystemTime::UNIX_EPOCH + Duration::from_secs(1000 - age) }
     }
 
-    fn planned(found: &[Found], progress: &Progress, free: usize) -> Vec<String> {
+    fn large(name: &str) -> Found {
+        Found { bytes: 11, ..found(name, 0) }
+    }
+
+    fn planned(found: &[Found], progress: &Progress, count: usize) -> Vec<String> {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let workers = (count > 0).then_some(Workers { count, small: 10 });
         let name = |step| match step {
             Step::Upload(entry) => format!("upload {}", &entry.id().as_str()[17..18]),
             Step::Examine(entry) => format!("examine {}", &entry.id().as_str()[17..18]),
             Step::Repair(entry) => format!("repair {}", &entry.id().as_str()[17..18]),
         };
-        plan(found, now, progress, free).into_iter().map(name).collect()
+        plan(found, now, progress, workers).into_iter().map(name).collect()
     }
 
     #[test]
@@ -103,7 +137,31 @@ mod tests {
     fn what_is_being_uploaded_is_not_begun_again() {
         let spool = [found("1-00000000.zip", 0), found("2-00000000.zip", 0)];
         let busy = BTreeSet::from([spool[0].entry.id().clone()]);
-        assert_eq!(planned(&spool, &Progress { busy, ..Default::default() }, 2), ["upload 2"]);
+        let progress = Progress { busy, ..Default::default() };
+        assert_eq!(planned(&spool, &progress, 2), ["upload 2"]);
+        assert_eq!(planned(&spool, &progress, 1), [""; 0]);
+    }
+
+    #[test]
+    fn large_dumps_leave_a_worker_to_small_ones() {
+        let spool = [
+            large("1-00000000.zip"),
+            large("2-00000000.zip"),
+            found("3-00000000.zip", 0),
+            large("4-00000000.zip"),
+        ];
+        let planned = |busy: &[usize], count| {
+            let busy = busy.iter().map(|n| spool[n - 1].entry.id().clone()).collect();
+            planned(&spool, &Progress { busy, ..Default::default() }, count)
+        };
+        assert_eq!(planned(&[], 1), ["upload 1"], "one has to do it all");
+        assert_eq!(planned(&[], 2), ["upload 1", "upload 3"]);
+        assert_eq!(planned(&[1], 2), ["upload 3"]);
+        assert_eq!(planned(&[3], 2), ["upload 1"]);
+        assert_eq!(planned(&[1, 3], 2), [""; 0]);
+        assert_eq!(planned(&[1], 3), ["upload 2", "upload 3"]);
+        assert_eq!(planned(&[1, 3], 3), ["upload 2"]);
+        assert_eq!(planned(&[], 9), ["upload 1", "upload 2", "upload 3", "upload 4"]);
     }
 
     #[test]

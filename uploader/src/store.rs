@@ -5,25 +5,37 @@ mod dir;
 mod s3;
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use crate::bandwidth::Bandwidth;
 use crate::config::StoreConfig;
 use crate::dump::Dump;
 use crate::key::ObjectKey;
+use crate::ledger::Ledger;
 
 /// A place that keeps dumps.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Display {
     /// Puts `dump` at its key, replacing what is there. When it returns, the
     /// store has said that it has every byte. When `stop` is cancelled it
-    /// gives up, and leaves nothing half done if it can.
-    async fn put(&self, dump: &Dump, stop: &CancellationToken) -> Result<(), PutError>;
+    /// gives up. What is done by then, and in `ledger`, is not done again.
+    async fn put(
+        &self,
+        dump: &Dump,
+        ledger: Option<&Ledger>,
+        stop: &CancellationToken,
+    ) -> Result<(), PutError>;
 
     /// Asks the store what it has at `key`.
     async fn head(&self, key: &ObjectKey) -> Result<Head, PutError>;
+
+    /// Has the store drop what `ledger` remembers, if it is this store's.
+    async fn discard(&self, ledger: &Ledger) -> Result<(), PutError>;
 }
 
 /// What a store says it has.
@@ -61,8 +73,12 @@ impl PutError {
         PutError::Later(anyhow::anyhow!("the uploader is being stopped"))
     }
 
-    fn is_later(&self) -> bool {
-        matches!(self, PutError::Later(_))
+    /// Whether the same request may soon fare better.
+    fn is_worth_a_retry(&self) -> bool {
+        match self {
+            PutError::Later(err) => retry_after(err).is_none(),
+            PutError::Never(_) => false,
+        }
     }
 
     /// Adds what was being done.
@@ -74,13 +90,28 @@ impl PutError {
     }
 }
 
+/// What a store said that did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{said}")]
+struct Refusal {
+    said: String,
+    /// When it wants to be asked again.
+    retry_after: Option<Duration>,
+}
+
+/// How long a store wants to be left alone that failed with this error.
+pub fn retry_after(err: &anyhow::Error) -> Option<Duration> {
+    err.chain().find_map(|err| err.downcast_ref::<Refusal>())?.retry_after
+}
+
 /// The store the settings ask for.
 ///
 /// # Errors
 /// If there can be no client for it.
-pub fn open(config: StoreConfig) -> anyhow::Result<Arc<dyn Store>> {
+pub fn open(config: StoreConfig, bandwidth: Option<NonZeroU64>) -> anyhow::Result<Arc<dyn Store>> {
+    let bandwidth = bandwidth.map(|limit| Arc::new(Bandwidth::new(limit)));
     Ok(match config {
-        StoreConfig::S3(config) => Arc::new(s3::S3::new(config)?),
-        StoreConfig::Dir(path) => Arc::new(dir::Dir::new(path)),
+        StoreConfig::S3(config) => Arc::new(s3::S3::new(config, bandwidth)?),
+        StoreConfig::Dir(path) => Arc::new(dir::Dir::new(path, bandwidth)),
     })
 }

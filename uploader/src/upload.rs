@@ -1,21 +1,24 @@
 //! The way of one dump from the spool into the store.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context;
-use protocol::spool::{Entry, Spool, State};
+use anyhow::{Context, anyhow};
+use protocol::spool::{DumpId, Entry, Spool, State};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::dump::{Dump, metadata, read_manifest};
 use crate::key::Template;
-use crate::store::{Head, PutError, Store};
+use crate::ledger::Ledger;
+use crate::store::{Head, PutError, Store, retry_after};
 
-/// How many dumps are measured at a time. It takes a thread each, and those
-/// that read for the network must not have to wait.
+/// How many dumps are measured at a time, of the small ones and of the large
+/// ones. It takes a thread each, and those that read for the network must not
+/// have to wait; nor small ones until gigabytes are read.
 const MEASURED_AT_A_TIME: usize = 2;
 
 /// Uploads dumps.
@@ -28,7 +31,7 @@ struct Inner {
     key: Template,
     part_size: u64,
     stop: CancellationToken,
-    measuring: Semaphore,
+    measuring: [Semaphore; 2],
 }
 
 /// What became of a dump, if something did.
@@ -57,7 +60,8 @@ impl Uploader {
     /// Uploads from `spool` to `store`, to keys made by `key`, in parts of
     /// `part_size` bytes.
     pub fn new(spool: Spool, store: Arc<dyn Store>, key: Template, part_size: u64) -> Uploader {
-        let (stop, measuring) = (CancellationToken::new(), Semaphore::new(MEASURED_AT_A_TIME));
+        let stop = CancellationToken::new();
+        let measuring = [(); 2].map(|()| Semaphore::new(MEASURED_AT_A_TIME));
         Uploader(Arc::new(Inner { spool, store, key, part_size, stop, measuring }))
     }
 
@@ -71,9 +75,40 @@ impl Uploader {
         &*self.0.store
     }
 
+    /// Up to how many bytes a dump is put in one request.
+    pub fn part_size(&self) -> u64 {
+        self.0.part_size
+    }
+
     /// Ends all uploads that are in flight.
     pub fn stop(&self) {
         self.0.stop.cancel();
+    }
+
+    /// Aborts uploads in parts whose dump is gone, and forgets them; those that
+    /// could not be aborted are there the next time.
+    pub async fn sweep(&self) {
+        // Ledgers first: what has one then, and is not ready afterwards, will never
+        // need it again.
+        let spool = &self.0.spool;
+        let (Ok(mut ids), Ok(found)) = (Ledger::list(spool), spool.list()) else { return };
+        let entries = found.iter().map(|found| &found.entry);
+        let ready: BTreeSet<_> =
+            entries.filter(|entry| entry.state() == State::Ready).map(Entry::id).collect();
+        ids.retain(|id| !ready.contains(id));
+        for id in ids {
+            let inner = Arc::clone(&self.0);
+            // A task of its own, as in `upload`.
+            let swept = tokio::spawn(async move {
+                // Whose dump somebody removed may still be on its way.
+                if let Ok(Some(ledger)) = Ledger::open(&inner.spool, &id) {
+                    inner.discard(ledger).await;
+                }
+            });
+            if let Err(panic) = swept.await {
+                log::error!("an upload in parts could not be aborted: {panic}");
+            }
+        }
     }
 
     /// Uploads the dump of `entry`, has the store confirm it, and only then
@@ -112,9 +147,16 @@ impl Inner {
         // that was killed.
         let there = self.store.head(&key).await.map_err(|err| Trouble::Store(err.into()))?;
         let part_size = self.part_size;
-        let measured = self.measured(move || Dump::measure(file, part_size, key, metadata)).await?;
+        let bytes = file.metadata().map_err(|err| Trouble::Dump(err.into()))?.len();
+        let large = bytes > part_size;
+        let ledger = if large { self.ledger(entry.id())? } else { None };
+        let measured = self.measured(large, move || Dump::measure(file, part_size, key, metadata)).await?;
         let dump = measured.with_context(|| format!("reading {entry}")).map_err(Trouble::Dump)?;
-        match self.put(&dump, there).await {
+        let put = self.put(&dump, ledger.as_ref(), there).await;
+        if let (Ok(()) | Err(PutError::Never(_)), Some(ledger)) = (&put, ledger) {
+            self.discard(ledger).await;
+        }
+        match put {
             Ok(()) => {}
             Err(PutError::Never(why)) => {
                 let aside = self.spool.set_state(entry, State::Rejected);
@@ -130,33 +172,69 @@ impl Inner {
         Ok(Fate::Stored)
     }
 
+    /// Who has the ledger of a dump puts it in parts.
+    fn ledger(&self, id: &DumpId) -> Result<Option<Ledger>, Trouble> {
+        match Ledger::open(&self.spool, id) {
+            Ok(Some(ledger)) => Ok(Some(ledger)),
+            Ok(None) => Err(Trouble::Dump(anyhow!("somebody else is uploading it"))),
+            Err(err) => {
+                log::warn!(dump:% = id; "how far its upload is cannot be remembered: {err}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Nothing of what is remembered is needed any more.
+    async fn discard(&self, ledger: Ledger) {
+        let id = ledger.id().clone();
+        let discarded = self.store.discard(&ledger).await.map_err(anyhow::Error::from);
+        if let Err(err) = discarded.and_then(|()| Ok(ledger.remove()?)) {
+            log::warn!(dump:% = id; "what is left of its upload in parts is removed later: {err:#}");
+        }
+    }
+
     /// Does `measure`, when it is its turn and unless there is no time any more.
     async fn measured<T: Send + 'static>(
         &self,
+        large: bool,
         measure: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Trouble> {
-        let _turn = self.measuring.acquire().await;
+        let _turn = self.measuring[usize::from(large)].acquire().await;
         tokio::select! {
             measured = spawn_blocking(measure) => measured.map_err(|panic| Trouble::Dump(panic.into())),
             () = self.stop.cancelled() => Err(Trouble::Store(PutError::stopped().into())),
         }
     }
 
-    async fn put(&self, dump: &Dump, there: Head) -> Result<(), PutError> {
+    async fn put(&self, dump: &Dump, ledger: Option<&Ledger>, there: Head) -> Result<(), PutError> {
         if confirmed(dump, &there).is_ok() {
             return Ok(());
         }
-        let put = self.store.put(dump, &self.stop).await;
+        let remembered = |ledger: Option<&Ledger>| ledger.is_some_and(|ledger| !ledger.is_empty());
+        let resumes = remembered(ledger);
+        match self.put_once(dump, ledger, &there).await {
+            Err(PutError::Later(why)) if resumes && !remembered(ledger) => {
+                log::warn!(key:% = dump.key; "what was remembered is of no use, the upload begins anew: {why:#}");
+                self.put_once(dump, ledger, &there).await
+            }
+            put => put,
+        }
+    }
+
+    async fn put_once(&self, dump: &Dump, ledger: Option<&Ledger>, there: &Head) -> Result<(), PutError> {
+        let put = self.store.put(dump, ledger, &self.stop).await;
         match put {
             Err(PutError::Never(why)) => return Err(PutError::Never(why)),
             Err(_) if self.stop.is_cancelled() => return put,
+            // It has said that it did not take it, and when to ask again.
+            Err(PutError::Later(ref why)) if retry_after(why).is_some() => return put,
             _ => {}
         }
         // Whatever was said about the put: what counts is what is there. An
         // answer may have been lost on its way.
         match (put, self.store.head(&dump.key).await) {
             (_, Ok(head)) if confirmed(dump, &head).is_ok() => Ok(()),
-            (Err(err), _) if there == Head::Denied => Err(err.doing("it also denies us to ask what it has")),
+            (Err(err), _) if *there == Head::Denied => Err(err.doing("it also denies us to ask what it has")),
             (Err(err), _) | (Ok(()), Err(err)) => Err(err),
             (Ok(()), Ok(head)) => confirmed(dump, &head).map_err(PutError::Later),
         }
@@ -206,6 +284,29 @@ mod tests {
     use protocol::spool::DumpId;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_small_dump_is_measured_while_large_ones_are() {
+        let store = crate::store::open(crate::config::StoreConfig::Dir("/nowhere".into()), None).unwrap();
+        let uploader = Uploader::new(Spool::at("/nowhere"), store, Template::default(), 1);
+        let (held, holding) = std::sync::mpsc::channel::<()>();
+        let holding = Arc::new(std::sync::Mutex::new(holding));
+        let large = (0..MEASURED_AT_A_TIME + 1).map(|_| {
+            let (inner, holding) = (Arc::clone(&uploader.0), Arc::clone(&holding));
+            tokio::spawn(async move { inner.measured(true, move || holding.lock().unwrap().recv()).await })
+        });
+        let large: Vec<_> = large.collect();
+        while uploader.0.measuring[1].available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let small = uploader.0.measured(false, || 1);
+        assert_eq!(
+            tokio::time::timeout(std::time::Duration::from_secs(10), small).await.unwrap().unwrap(),
+            1
+        );
+        assert!(large.iter().all(|large| !large.is_finished()));
+        drop(held);
+    }
 
     #[test]
     fn only_the_same_bytes_are_a_confirmation() {

@@ -210,6 +210,18 @@ impl Store {
         self.backend.open_uploads()
     }
 
+    /// Begins an upload in parts, as somebody else would. Returns what the store
+    /// calls it.
+    pub fn begin_upload(&self, bucket: &str, key: &str) -> String {
+        let (backend, bucket, key) = (self.backend.clone(), bucket.to_owned(), key.to_owned());
+        self.ask(async move { backend.begin_upload(bucket, key).await })
+    }
+
+    /// Whether an upload was neither completed nor aborted.
+    pub fn is_open(&self, upload_id: &str) -> bool {
+        self.backend.is_open(upload_id)
+    }
+
     /// Every request so far, in the order of their arrival.
     pub fn requests(&self) -> Vec<Request> {
         self.front.requests()

@@ -137,6 +137,11 @@ fn an_upload_in_parts_keeps_its_metadata() {
     assert_eq!(listed.body.matches("<PartNumber>").count(), 2, "{}", listed.body);
     let open = curl(&format!("{}/{BUCKET}?uploads=", store.endpoint()), &[]);
     assert_eq!(open.element("UploadId"), id);
+    let other = store.begin_upload(BUCKET, "big.zip");
+    assert!(store.is_open(&id) && store.is_open(&other) && other != id);
+    let theirs = format!("{}?uploadId={other}", object(&store, "big.zip"));
+    assert_eq!(curl(&theirs, &["--request", "DELETE"]).status, "204");
+    assert!(store.is_open(&id) && !store.is_open(&other));
 
     complete(&store, "big.zip", &id, &[e_tags[1], e_tags[0]]).is("400", "InvalidPart");
     let completed = complete(&store, "big.zip", &id, &e_tags);

@@ -6,6 +6,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -14,20 +15,23 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::{Head, PutError, Store};
+use crate::bandwidth::Bandwidth;
 use crate::dump::{CHUNK, Dump, hex};
 use crate::key::ObjectKey;
+use crate::ledger::Ledger;
 
 /// A store in `path`, which has to exist: if it does not, the volume is not
 /// mounted, and dumps do not belong on the disk below.
 #[derive(Clone)]
 pub struct Dir {
     path: Arc<Path>,
+    bandwidth: Option<Arc<Bandwidth>>,
 }
 
 impl Dir {
     /// A store in `path`.
-    pub fn new(path: PathBuf) -> Dir {
-        Dir { path: path.into() }
+    pub fn new(path: PathBuf, bandwidth: Option<Arc<Bandwidth>>) -> Dir {
+        Dir { path: path.into(), bandwidth }
     }
 
     fn file(&self, key: &ObjectKey) -> PathBuf {
@@ -62,6 +66,9 @@ impl Dir {
                 let n = dump.file.read_at(&mut chunk, at)?;
                 if n == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                if let Some(bandwidth) = &self.bandwidth {
+                    thread::sleep(bandwidth.reserve(n));
                 }
                 out.write_all(&chunk[..n])?;
                 at += n as u64;
@@ -101,7 +108,7 @@ impl Dir {
 
 #[async_trait]
 impl Store for Dir {
-    async fn put(&self, dump: &Dump, stop: &CancellationToken) -> Result<(), PutError> {
+    async fn put(&self, dump: &Dump, _: Option<&Ledger>, stop: &CancellationToken) -> Result<(), PutError> {
         let (dir, dump, stop) = (self.clone(), dump.clone(), stop.clone());
         let copied = spawn_blocking(move || dir.copy(&dump, &stop)).await;
         copied.map_err(anyhow::Error::from).and_then(|copied| copied).map_err(PutError::Later)
@@ -111,6 +118,13 @@ impl Store for Dir {
         let (dir, key) = (self.clone(), key.clone());
         let read = spawn_blocking(move || dir.stored(&key)).await;
         read.map_err(anyhow::Error::from).and_then(|head| head).map_err(PutError::Later)
+    }
+
+    async fn discard(&self, ledger: &Ledger) -> Result<(), PutError> {
+        if let Some((upload, _)) = ledger.read() {
+            log::warn!(dump:% = ledger.id(), store = upload.store, upload_id:? = upload.upload_id; "an upload that is not of this store is left alone");
+        }
+        Ok(())
     }
 }
 

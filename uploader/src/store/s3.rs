@@ -1,6 +1,7 @@
 //! An object store that speaks S3. rusoto builds the requests and reads the
 //! answers; [`transport`] carries them.
 
+mod parts;
 mod transport;
 mod verdict;
 
@@ -10,31 +11,29 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use async_trait::async_trait;
-use backon::{ExponentialBuilder, Retryable};
+use backon::ExponentialBuilder;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::stream;
 use rusoto_core::{ByteStream, Client, Region};
-use rusoto_s3::{
-    AbortMultipartUploadRequest, CompleteMultipartUploadRequest, CompletedMultipartUpload, CompletedPart,
-    CreateMultipartUploadRequest, HeadObjectRequest, PutObjectRequest, S3 as _, S3Client, UploadPartRequest,
-};
+use rusoto_s3::{HeadObjectRequest, PutObjectRequest, S3 as _, S3Client};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::transport::Transport;
 use self::verdict::{answered, verdict};
 use super::{Head, PutError, Store};
+use crate::bandwidth::Bandwidth;
 use crate::config::S3Config;
 use crate::dump::{CHUNK, Dump, Part};
 use crate::key::ObjectKey;
+use crate::ledger::Ledger;
 
 const CONTENT_TYPE: &str = "application/zip";
-/// An upload that failed is aborted if that takes no longer than this; the
+/// An upload that is of no use is aborted if that takes no longer than this; the
 /// store may be what failed.
 const ABORT_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -47,6 +46,7 @@ pub struct S3 {
     bucket: String,
     prefix: String,
     endpoint: String,
+    bandwidth: Option<Arc<Bandwidth>>,
 }
 
 impl S3 {
@@ -54,21 +54,21 @@ impl S3 {
     ///
     /// # Errors
     /// If there are no certificates to trust.
-    pub fn new(config: S3Config) -> anyhow::Result<S3> {
+    pub fn new(config: S3Config, bandwidth: Option<Arc<Bandwidth>>) -> anyhow::Result<S3> {
         let region = Region::Custom { name: config.region.clone(), endpoint: config.endpoint.clone() };
         let (bucket, prefix, endpoint) =
             (config.bucket.clone(), config.prefix.clone(), config.endpoint.clone());
         // The transport signs, since what is signed depends on the host name
         // and rusoto knows only one of the two ways to name a bucket.
         let client = Client::new_not_signing(Transport::new(config)?);
-        Ok(S3 { client: S3Client::new_with_client(client, region), bucket, prefix, endpoint })
+        Ok(S3 { client: S3Client::new_with_client(client, region), bucket, prefix, endpoint, bandwidth })
     }
 
     async fn put_whole(&self, dump: &Dump, part: Part, key: &str) -> Result<(), PutError> {
         let request = PutObjectRequest {
             bucket: self.bucket.clone(),
             key: key.to_owned(),
-            body: Some(body(dump, part)),
+            body: Some(self.body(dump, part)),
             content_length: Some(part.bytes as i64),
             content_md5: Some(STANDARD.encode(part.md5)),
             content_type: Some(CONTENT_TYPE.to_owned()),
@@ -79,106 +79,46 @@ impl S3 {
         Ok(())
     }
 
-    async fn put_in_parts(&self, dump: &Dump, key: &str, stop: &CancellationToken) -> Result<(), PutError> {
-        let request = CreateMultipartUploadRequest {
-            bucket: self.bucket.clone(),
-            key: key.to_owned(),
-            content_type: Some(CONTENT_TYPE.to_owned()),
-            metadata: Some(metadata(dump)),
-            ..Default::default()
-        };
-        let begun = self.client.create_multipart_upload(request).await.map_err(verdict)?;
-        let upload =
-            begun.upload_id.ok_or_else(|| PutError::Later(anyhow!("the store gave no upload id")))?;
-        let put = tokio::select! {
-            put = self.put_parts(dump, key, &upload) => put,
-            () = stop.cancelled() => Err(PutError::stopped()),
-        };
-        if put.is_err() {
-            self.abort(key, upload).await;
-        }
-        put
-    }
-
-    async fn put_parts(&self, dump: &Dump, key: &str, upload: &str) -> Result<(), PutError> {
-        let mut done = Vec::with_capacity(dump.parts.len());
-        for (part, number) in dump.parts.iter().zip(1..) {
-            let put = || self.put_part(dump, *part, number, key, upload);
-            let sent = put.retry(again()).when(PutError::is_later).await;
-            let sent = sent.map_err(|err| err.doing(format!("part {number} of {}", dump.parts.len())))?;
-            done.push(sent);
-        }
-        let request = CompleteMultipartUploadRequest {
-            bucket: self.bucket.clone(),
-            key: key.to_owned(),
-            upload_id: upload.to_owned(),
-            multipart_upload: Some(CompletedMultipartUpload { parts: Some(done) }),
-            ..Default::default()
-        };
-        let complete = || async {
-            let completed = self.client.complete_multipart_upload(request.clone()).await.map_err(verdict)?;
-            // What is not the answer we know is no success, whatever its status.
-            match completed.e_tag {
-                Some(_) => Ok(()),
-                None => Err(PutError::Later(anyhow!("the store did not say that it put the parts together"))),
+    /// A part, read from the file as the connection takes it and `bandwidth`
+    /// allows: a chunk at a time is all that is ever in memory.
+    fn body(&self, dump: &Dump, part: Part) -> ByteStream {
+        let end = part.offset + part.bytes;
+        let begin = (Arc::clone(&dump.file), self.bandwidth.clone(), part.offset);
+        let chunks = stream::try_unfold(begin, move |(file, bandwidth, at)| async move {
+            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(CHUNK);
+            if wanted == 0 {
+                return Ok(None);
             }
-        };
-        complete.retry(again()).when(PutError::is_later).await
-    }
-
-    async fn put_part(
-        &self,
-        dump: &Dump,
-        part: Part,
-        number: i64,
-        key: &str,
-        upload: &str,
-    ) -> Result<CompletedPart, PutError> {
-        let request = UploadPartRequest {
-            bucket: self.bucket.clone(),
-            key: key.to_owned(),
-            upload_id: upload.to_owned(),
-            part_number: number,
-            body: Some(body(dump, part)),
-            content_length: Some(part.bytes as i64),
-            content_md5: Some(STANDARD.encode(part.md5)),
-            ..Default::default()
-        };
-        let sent = self.client.upload_part(request).await.map_err(verdict)?;
-        let e_tag =
-            sent.e_tag.ok_or_else(|| PutError::Later(anyhow!("the store gave no ETag for the part")))?;
-        Ok(CompletedPart { e_tag: Some(e_tag), part_number: Some(number) })
-    }
-
-    /// Parts of an upload that is never completed are stored, and billed, for
-    /// ever.
-    async fn abort(&self, key: &str, upload_id: String) {
-        let request = AbortMultipartUploadRequest {
-            bucket: self.bucket.clone(),
-            key: key.to_owned(),
-            upload_id: upload_id.clone(),
-            ..Default::default()
-        };
-        let aborted = timeout(ABORT_DEADLINE, self.client.abort_multipart_upload(request)).await;
-        let failed = match aborted {
-            Ok(Ok(_)) => return,
-            Ok(Err(err)) => format!("{:#}", anyhow::Error::from(verdict(err))),
-            Err(_) => "it took too long".to_owned(),
-        };
-        log::warn!(key, upload_id; "an upload in parts was left behind unaborted: {failed}");
+            if let Some(bandwidth) = &bandwidth {
+                sleep(bandwidth.reserve(wanted)).await;
+            }
+            let read = spawn_blocking(move || -> io::Result<_> {
+                let mut chunk = vec![0; wanted];
+                file.read_exact_at(&mut chunk, at)?;
+                Ok((Bytes::from(chunk), file))
+            });
+            let (chunk, file) = read.await.map_err(io::Error::other)??;
+            Ok(Some((chunk, (file, bandwidth, at + wanted as u64))))
+        });
+        ByteStream::new_with_size(chunks, usize::try_from(part.bytes).unwrap_or(usize::MAX))
     }
 }
 
 #[async_trait]
 impl Store for S3 {
-    async fn put(&self, dump: &Dump, stop: &CancellationToken) -> Result<(), PutError> {
+    async fn put(
+        &self,
+        dump: &Dump,
+        ledger: Option<&Ledger>,
+        stop: &CancellationToken,
+    ) -> Result<(), PutError> {
         let key = dump.key.below(&self.prefix);
         let put = match dump.parts[..] {
             [part] => tokio::select! {
                 put = self.put_whole(dump, part, &key) => put,
                 () = stop.cancelled() => Err(PutError::stopped()),
             },
-            _ => self.put_in_parts(dump, &key, stop).await,
+            _ => self.put_in_parts(dump, &key, ledger, stop).await,
         };
         put.map_err(|err| err.doing(format!("putting {key} into {self}")))
     }
@@ -199,6 +139,13 @@ impl Store for S3 {
             },
         }
     }
+
+    async fn discard(&self, ledger: &Ledger) -> Result<(), PutError> {
+        match ledger.read() {
+            Some((upload, _)) => self.abort_ours(ledger, &upload).await,
+            None => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for S3 {
@@ -216,24 +163,4 @@ fn metadata(dump: &Dump) -> std::collections::HashMap<String, String> {
 /// best practices of the S3 user guide).
 fn again() -> ExponentialBuilder {
     ExponentialBuilder::default().with_min_delay(FIRST_RETRY).with_jitter().with_max_times(RETRIES)
-}
-
-/// A part, read from the file as the connection takes it: a chunk at a time is
-/// all that is ever in memory.
-fn body(dump: &Dump, part: Part) -> ByteStream {
-    let end = part.offset + part.bytes;
-    let chunks = stream::try_unfold((Arc::clone(&dump.file), part.offset), move |(file, at)| async move {
-        let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(CHUNK);
-        if wanted == 0 {
-            return Ok(None);
-        }
-        let read = spawn_blocking(move || -> io::Result<_> {
-            let mut chunk = vec![0; wanted];
-            file.read_exact_at(&mut chunk, at)?;
-            Ok((Bytes::from(chunk), file))
-        });
-        let (chunk, file) = read.await.map_err(io::Error::other)??;
-        Ok(Some((chunk, (file, at + wanted as u64))))
-    });
-    ByteStream::new_with_size(chunks, usize::try_from(part.bytes).unwrap_or(usize::MAX))
 }

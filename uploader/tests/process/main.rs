@@ -6,5 +6,6 @@ mod commands;
 mod faults;
 mod memory;
 mod repair;
+mod resume;
 mod shipping;
 mod spool;

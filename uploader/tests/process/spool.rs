@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use protocol::spool::{DumpId, Entry, Hint, Spool, State};
 use protocol::zip64::{self, Method};
 use testbed::memory::{Fill, Memory};
-use testbed::store::{ACCESS_KEY, SECRET_KEY, Store};
+use testbed::store::{ACCESS_KEY, Request, SECRET_KEY, Store};
 use testbed::wait_for;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
@@ -150,6 +150,7 @@ impl Node {
         let (trace, inject) = (format!("trace={syscall}"), format!("inject={syscall}:{fault}"));
         strace.args(["-f", "-qq", "-e", &trace, "-e", &inject, "-o", "/dev/null"]);
         strace.arg(traced.get_program()).args(traced.get_args());
+        strace.envs(self.env.iter().map(|(name, value)| (name, value)));
         strace.output().expect("this test needs strace (the Debian package of that name)")
     }
 
@@ -179,6 +180,11 @@ pub fn s3(store: &Store, more: &str) -> String {
 /// Where the dump of `entry` is in a store.
 pub fn key(entry: &Entry) -> String {
     format!("default/crash/{}.zip", entry.id())
+}
+
+/// The numbers of the parts that were sent, in their order.
+pub fn parts(store: &Store) -> Vec<u32> {
+    store.requests().iter().filter_map(Request::part).collect()
 }
 
 fn fresh_id() -> DumpId {

@@ -19,10 +19,13 @@ use anyhow::Context;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use futures::{StreamExt, stream};
 use hyper::http::{Extensions, HeaderMap, Method, Uri};
+use s3s::auth::{Credentials, SecretKey};
 use s3s::crypto::{Checksum, Md5};
 use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
+
+use super::{ACCESS_KEY, SECRET_KEY};
 
 /// S3's least size of a part that is not the last.
 const MIN_PART: i64 = 5 * 1024 * 1024;
@@ -54,6 +57,20 @@ impl Backend {
 
     pub(super) fn open_uploads(&self) -> usize {
         self.uploads().len()
+    }
+
+    pub(super) fn is_open(&self, id: &str) -> bool {
+        self.uploads().contains_key(id)
+    }
+
+    pub(super) async fn begin_upload(&self, bucket: String, key: String) -> S3Result<String> {
+        let input = CreateMultipartUploadInput { bucket, key, ..Default::default() };
+        // `s3s-fs` lets nobody else end it, and who may do so is not its affair.
+        let secret_key = SecretKey::from(SECRET_KEY);
+        let credentials = Some(Credentials { access_key: ACCESS_KEY.to_owned(), secret_key });
+        let request = S3Request { credentials, ..internal(Method::POST, input) };
+        let begun = self.create_multipart_upload(request).await?;
+        begun.output.upload_id.ok_or_else(|| s3_error!(InternalError))
     }
 
     pub(super) async fn keys(&self, bucket: String) -> S3Result<Vec<String>> {

@@ -77,7 +77,7 @@ impl Inner {
         request.sign(&credentials(&self.config.credentials)?);
 
         let method = Method::from_bytes(request.method.as_bytes())?;
-        let posts = method == Method::POST;
+        let (posts, gets) = (method == Method::POST, method == Method::GET);
         let completes = posts && request.params.contains_key("uploadId");
         let deadline = if completes { COMPLETE_DEADLINE } else { STALL_DEADLINE };
         let progress = Arc::new(AtomicU64::new(0));
@@ -103,10 +103,11 @@ impl Inner {
             answer = exchange => answer?,
             () = stalled(&progress, deadline) => bail!("nothing has moved for {} seconds", deadline.as_secs()),
         };
-        let root = match (posts, completes) {
-            (true, true) => Some("CompleteMultipartUploadResult"),
-            (true, false) => Some("InitiateMultipartUploadResult"),
-            (false, _) => None,
+        let root = match (posts, completes, gets) {
+            (true, true, _) => Some("CompleteMultipartUploadResult"),
+            (true, false, _) => Some("InitiateMultipartUploadResult"),
+            (false, _, true) => Some("ListMultipartUploadsResult"),
+            (false, _, false) => None,
         };
         let (status, body) = readable(status, body, root);
         answer(status, &headers, body)
