@@ -66,7 +66,7 @@ pub fn is_exceeded(spool: &Spool, limit: RateLimit, who: Who, now: Timestamp) ->
 
 fn each_line(spool: &Spool, name: &str, mut each: impl FnMut(Line)) -> io::Result<()> {
     // It has one line more than its bytes at the most, unless it is no journal.
-    let journal = BufReader::new(spool.journal(name)?.take(2 * MAX_BYTES));
+    let journal = BufReader::new(spool.read_other(name)?.take(2 * MAX_BYTES));
     for line in journal.split(b'\n') {
         // One of a later version, or cut short, is nobody's.
         if let Ok(line) = serde_json::from_slice(&line?) {

@@ -16,13 +16,14 @@ use crate::config::Config;
 use crate::memory::Memory;
 use crate::sysctl::Sysctl;
 
-/// The kernel runs the composer as root. Nobody else has any business here,
-/// where being able to open the directory is enough to take its lock.
-pub const HOST_DIR_MODE: u32 = 0o700;
+/// The kernel runs the composer as root. Others may see whether it is there, as
+/// the uploader does, and not open the directory, which is enough to take its
+/// lock.
+pub const HOST_DIR_MODE: u32 = 0o711;
 /// The mode of the composer.
 pub const COMPOSER_MODE: u32 = 0o755;
-/// The mode of the composer's settings.
-pub const SETTINGS_MODE: u32 = 0o644;
+/// The mode of the composer's settings. Composers lock them.
+pub const SETTINGS_MODE: u32 = 0o600;
 
 /// A host, what it should be, and what we were shipped with.
 #[derive(Debug)]

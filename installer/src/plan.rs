@@ -259,10 +259,10 @@ mod tests {
     fn installed() -> Host {
         Host {
             memory: Some(memory(&bare(), &config()).unwrap()),
-            dir: present(0o700, 0, false),
+            dir: present(0o711, 0, false),
             ours: Ok(()),
             composer: Ok(OURS),
-            settings: Ok(Shipped::Present { mode: 0o644, stranger: None, same: true }),
+            settings: Ok(Shipped::Present { mode: 0o600, stranger: None, same: true }),
             leftovers: vec![],
             spool: Ok(present(0o2770, 7, true)),
             sysctls: sysctls("256", &pattern(), "2").into_iter().collect(),
@@ -431,9 +431,9 @@ mod tests {
     fn what_belongs_to_somebody_else_is_replaced_or_refused() {
         let mut host = installed();
         host.composer = Ok(Shipped::Present { mode: 0o755, stranger: Some(1000), same: true });
-        host.settings = Ok(Shipped::Present { mode: 0o644, stranger: Some(1000), same: true });
+        host.settings = Ok(Shipped::Present { mode: 0o600, stranger: Some(1000), same: true });
         assert_eq!(install(&host), [Step::WriteSettings, Step::CopyComposer]);
-        host.dir = Directory::Present { mode: 0o700, stranger: Some(1000), gid: 0, empty: false };
+        host.dir = Directory::Present { mode: 0o711, stranger: Some(1000), gid: 0, empty: false };
         let err = super::install(&host, &config()).unwrap_err().to_string();
         assert_eq!(err, "/opt/x belongs to uid 1000, who could replace what root runs");
     }

@@ -108,7 +108,7 @@ fn end_of(mut child: Child, deadline: Instant) -> Result<ExitStatus> {
 fn line_about(spool: &Spool, comm: &str) -> Result<Option<Line>> {
     for name in [FILE_NAME, PREVIOUS] {
         let mut text = Vec::new();
-        match spool.journal(name).and_then(|file| file.take(2 * MAX_BYTES).read_to_end(&mut text)) {
+        match spool.read_other(name).and_then(|file| file.take(2 * MAX_BYTES).read_to_end(&mut text)) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
             read => read.with_context(|| format!("reading {name} in the spool"))?,
         };

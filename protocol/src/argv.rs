@@ -78,6 +78,12 @@ impl fmt::Display for CorePattern {
     }
 }
 
+/// The program that a `kernel.core_pattern` has the kernel run, whoever wrote
+/// the pattern and with whichever specifiers.
+pub fn helper(pattern: &str) -> Option<&str> {
+    pattern.strip_prefix('|')?.split(|c: char| c.is_ascii_whitespace()).next()
+}
+
 /// What the kernel said about a crash. Each part is absent if the kernel did
 /// not say it, or said it in a way we cannot read; `problems` has the reason.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -187,6 +193,15 @@ fn joined(args: &[&[u8]]) -> Option<Text> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_names_the_program_that_is_run() {
+        let ours = CorePattern::piping_to(&HostPath::try_from("/opt/x/composer").unwrap()).unwrap();
+        assert_eq!(helper(ours.as_str()), Some("/opt/x/composer"));
+        assert_eq!(helper("|/opt/x/composer\n"), Some("/opt/x/composer"));
+        assert_eq!(helper("| /opt/x/composer"), Some(""), "the kernel runs nothing then");
+        assert_eq!(helper("/opt/x/composer"), None);
+    }
 
     fn read(args: &[&[u8]]) -> Argv {
         Argv::read(args.iter().map(|arg| OsStr::from_bytes(arg).to_owned()))

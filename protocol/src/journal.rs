@@ -101,6 +101,18 @@ pub enum Skip {
 pub const OPT_OUT: &str = "coredump-handler/capture";
 
 impl Skip {
+    /// All that this version knows.
+    pub const KNOWN: &[Skip] = &[
+        Skip::NotAPod,
+        Skip::Namespace,
+        Skip::Label,
+        Skip::Annotation,
+        Skip::DiskFull,
+        Skip::SpoolFull,
+        Skip::RateLimit,
+        Skip::Busy,
+    ];
+
     /// The word in the journal.
     pub fn as_str(&self) -> &str {
         match self {

@@ -5,8 +5,8 @@
 //!
 //! | module | written by | read by |
 //! |---|---|---|
-//! | [`argv`] | installer, into `kernel.core_pattern` | composer, as its arguments |
-//! | [`host`] | installer | composer, people |
+//! | [`argv`] | installer, into `kernel.core_pattern` | composer, as its arguments; uploader |
+//! | [`host`] | installer | composer, uploader, people |
 //! | [`settings`] | installer, into `composer.yaml` | composer |
 //! | [`spool`] | composer | uploader |
 //! | [`manifest`] | composer, into each dump | uploader, people |

@@ -136,6 +136,17 @@ pub enum Truncation {
 }
 
 impl Truncation {
+    /// All that this version knows and the journal may have: a composer that
+    /// died wrote no line.
+    pub const JOURNALED: &[Truncation] = &[
+        Truncation::SizeLimit,
+        Truncation::DiskFull,
+        Truncation::SpoolFull,
+        Truncation::KilledWhileDumping,
+        Truncation::ReadError,
+        Truncation::WriteError,
+    ];
+
     /// The word in the manifest.
     pub fn as_str(&self) -> &str {
         match self {

@@ -155,7 +155,7 @@ impl Spool {
     ///
     /// # Errors
     /// If it is not there, may not be read, or is no regular file.
-    pub fn journal(&self, name: &str) -> io::Result<File> {
+    pub fn read_other(&self, name: &str) -> io::Result<File> {
         open_plain(OpenOptions::new().read(true), &self.dir.join(name))
     }
 
@@ -382,6 +382,7 @@ mod tests {
         assert!(spool.read(&linked).is_err());
         assert!(spool.append(&linked.to_string()).is_err());
         assert!(spool.append("fifo").is_err());
+        assert!(spool.read_other("fifo").is_err());
         fs::hard_link(&target, dir.path().join("hard")).unwrap();
         assert!(spool.append("hard").is_err());
         assert!(spool.claim("hard").is_err());

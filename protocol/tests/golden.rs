@@ -1,6 +1,6 @@
 //! Can yesterday's files still be read, and tomorrow's already?
 
-use protocol::journal::Line;
+use protocol::journal::{Line, Skip};
 use protocol::manifest::{Attribution, Manifest, Truncation};
 
 const VERSION_1: &str = include_str!("golden/manifest-1.json");
@@ -49,5 +49,17 @@ fn the_journal_of_version_1_is_read_and_written_as_it_was() {
     for text in include_str!("golden/crashes-1.jsonl").lines() {
         let line: Line = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&line).unwrap(), text);
+    }
+}
+
+#[test]
+fn a_reason_is_written_as_the_word_it_is() {
+    for reason in Skip::KNOWN {
+        assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        assert_eq!(serde_json::from_value::<Skip>(reason.as_str().into()).unwrap(), *reason);
+    }
+    for reason in Truncation::JOURNALED {
+        assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        assert_eq!(serde_json::from_value::<Truncation>(reason.as_str().into()).unwrap(), *reason);
     }
 }

@@ -12,6 +12,7 @@ use protocol::host::DEFAULT_SPOOL_DIR;
 use protocol::spool::{DumpId, Spool};
 
 use crate::config::{Config, DEFAULT_FILE, Env};
+use crate::monitor::Monitor;
 use crate::upload::Uploader;
 use crate::{daemon, push, store, view};
 
@@ -102,9 +103,10 @@ fn dispatch(cli: Cli, env: Env<'_>) -> Result<(), Failure> {
         Command::Show { id, json } => print(&view::show(&spool_to_look_at(&cli)?, id, *json)?),
         Command::Run => {
             let config = config(&cli, env)?;
-            let (parallel, grace) = (config.parallel, config.grace);
+            let (parallel, grace, listen) = (config.parallel, config.grace, config.listen);
+            let monitor = Monitor::new(config.hook.clone(), config.ready_without_store);
             let uploader = uploader(config)?;
-            run(daemon::run(uploader, parallel, grace))
+            run(daemon::run(uploader, parallel, grace, monitor, listen))
         }
         Command::Push { ids } => {
             let config = config(&cli, env)?;

@@ -1,17 +1,19 @@
 //! `uploader.yaml`, read all at once and judged all at once.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use jiff::SignedDuration;
-use protocol::host::DEFAULT_SPOOL_DIR;
+use protocol::host::{DEFAULT_HOST_DIR, DEFAULT_SPOOL_DIR, HostPath};
 use protocol::settings::Reader;
 use reqwest::Certificate;
 
 use crate::dump::CHUNK;
+use crate::hook::Hook;
 use crate::key::Template;
 
 /// Where the settings are if nobody says otherwise.
@@ -33,6 +35,8 @@ const MIN_BANDWIDTH: u64 = CHUNK as u64;
 /// Kubernetes kills 30 seconds after it asked, unless told otherwise; some of
 /// that is for cleaning up after the grace.
 const DEFAULT_GRACE: SignedDuration = SignedDuration::from_secs(20);
+/// Where the kernel has its settings. To read them takes no mount, in a pod either.
+const DEFAULT_SYSCTL_DIR: &str = "/proc/sys";
 /// What a key may have besides: together they stay below S3's 1,024 bytes.
 const MAX_PREFIX: usize = 120;
 
@@ -53,6 +57,12 @@ pub struct Config {
     pub bandwidth: Option<NonZeroU64>,
     /// How long uploads in flight may go on after a SIGTERM.
     pub grace: Duration,
+    /// Where metrics and probes are answered; nowhere, if unset.
+    pub listen: Option<SocketAddr>,
+    /// What makes the kernel run the composer.
+    pub hook: Hook,
+    /// Whether the uploader is ready while the store cannot be reached.
+    pub ready_without_store: bool,
 }
 
 /// Where dumps go.
@@ -158,6 +168,11 @@ impl Config {
             reader.reject("grace", "is negative");
             Duration::ZERO
         });
+        let listen = reader.take::<SocketAddr>("listen");
+        let sysctl_dir = reader.or("sysctl_dir", PathBuf::from(DEFAULT_SYSCTL_DIR));
+        let Ok(host_dir) = HostPath::try_from(DEFAULT_HOST_DIR) else { unreachable!("a constant") };
+        let hook = Hook::new(sysctl_dir, &reader.or("host_dir", host_dir));
+        let ready_without_store = reader.or("ready_without_store", false);
         match (store, key, reader.done()) {
             (Some(store), Some(key), problems) if problems.is_empty() => Ok(Config {
                 spool_dir,
@@ -167,6 +182,9 @@ impl Config {
                 part_size: part_size.as_u64(),
                 bandwidth: bandwidth.and_then(|bandwidth| NonZeroU64::new(bandwidth.as_u64())),
                 grace,
+                listen,
+                hook,
+                ready_without_store,
             }),
             (_, _, problems) => Err(problems),
         }
@@ -308,6 +326,7 @@ mod tests {
         assert_eq!(s3.endpoint, "https://s3.us-east-1.amazonaws.com");
         assert_eq!((config.parallel, config.part_size, config.bandwidth), (2, 16 << 20, None));
         assert_eq!(config.spool_dir, Path::new(DEFAULT_SPOOL_DIR));
+        assert_eq!((config.listen, config.ready_without_store), (None, false));
         assert!(matches!(
             Config::read("store: {dir: {path: /mnt}}", &|_| None).unwrap().store,
             StoreConfig::Dir(path) if path == Path::new("/mnt")
@@ -365,6 +384,10 @@ mod tests {
             ("store: {dir: {path: /x}}\nbandwidth: 0".to_owned(), "bandwidth"),
             ("store: {dir: {path: /x}}\ngrace: -1s".to_owned(), "grace"),
             ("store: {dir: {path: /x}}\nkey: '{x}'".to_owned(), "key"),
+            ("store: {dir: {path: /x}}\nlisten: 9464".to_owned(), "listen"),
+            ("store: {dir: {path: /x}}\nlisten: localhost:9464".to_owned(), "listen"),
+            ("store: {dir: {path: /x}}\nhost_dir: opt".to_owned(), "host_dir"),
+            ("store: {dir: {path: /x}}\nready_without_store: perhaps".to_owned(), "ready_without_store"),
         ] {
             let problems = Config::read(&yaml, &with_keys).unwrap_err();
             assert_eq!(problems.len(), 1, "{yaml}: {problems:?}");
@@ -378,7 +401,8 @@ mod tests {
         let yaml = format!(
             "spool_dir: /s\nstore: {{s3: {{bucket: dumps, prefix: /a/b/, endpoint: 'http://h:1/', region: eu-de, \
              path_style: true, ca_file: {}, access_key_id_file: /id, secret_access_key_file: /secret}}}}\n\
-             key: '{{id}}'\nparallel: 32\npart_size: 5GiB\nbandwidth: 4MiB\ngrace: 1m",
+             key: '{{id}}'\nparallel: 32\npart_size: 5GiB\nbandwidth: 4MiB\ngrace: 1m\nlisten: '[::]:9464'\n\
+             ready_without_store: true",
             pem.display()
         );
         assert_eq!(Config::spool_dir(&yaml), Path::new("/s"));
@@ -386,6 +410,7 @@ mod tests {
         assert_eq!((config.parallel, config.part_size, config.grace.as_secs()), (32, 5 << 30, 60));
         assert_eq!(config.bandwidth.unwrap().get(), 4 << 20);
         assert_eq!(Ok(config.key), Template::parse("{id}"));
+        assert_eq!((config.listen.unwrap().port(), config.ready_without_store), (9464, true));
         let StoreConfig::S3(s3) = config.store else { panic!() };
         assert_eq!(
             (s3.prefix.as_str(), s3.endpoint.as_str(), s3.region.as_str()),

@@ -1,6 +1,8 @@
 //! `uploader run`: start-up, recovery and steady state are one loop.
 
+use std::net::SocketAddr;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
@@ -11,11 +13,14 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::journal::Journal;
+use crate::monitor::Monitor;
 use crate::queue::{Progress, Step, Workers, plan};
 use crate::repair::{Outcome, repair};
 use crate::store::retry_after;
 use crate::upload::{Fate, Trouble, Uploader};
 use crate::watch::{Change, Watch};
+use crate::{http, reach};
 
 /// How often the spool is listed although nothing was heard of it. Parts that
 /// were abandoned make no event.
@@ -42,16 +47,29 @@ const REST: Duration = LIST_EVERY;
 type Finished = (Entry, Result<Fate, Trouble>);
 type Repaired = (Entry, anyhow::Result<Outcome>);
 
-/// Ships what is in the spool, until a SIGTERM.
+/// Ships what is in the spool, until a SIGTERM. Tells who asks at `listen` how
+/// it goes.
 ///
 /// # Errors
-/// If signals cannot be waited for.
-pub async fn run(uploader: Uploader, parallel: usize, grace: Duration) -> anyhow::Result<()> {
+/// If signals cannot be waited for, or nobody can be listened to.
+pub async fn run(
+    uploader: Uploader,
+    parallel: usize,
+    grace: Duration,
+    monitor: Monitor,
+    listen: Option<SocketAddr>,
+) -> anyhow::Result<()> {
+    let monitor = Arc::new(monitor);
     let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
     log::info!(spool:% = uploader.spool().dir().display(), store:% = uploader.store(); "started");
+    if let Some(address) = listen {
+        http::serve(address, Arc::clone(&monitor)).with_context(|| format!("listening on {address}"))?;
+        tokio::spawn(reach::ask(uploader.clone(), Arc::clone(&monitor)));
+    }
+    tokio::spawn(Journal::new(uploader.spool().clone(), Arc::clone(&monitor)).follow());
     let sweeper = uploader.clone();
-    let mut daemon = Daemon::new(uploader, parallel);
+    let mut daemon = Daemon::new(uploader, parallel, monitor);
     tokio::select! {
         () = daemon.serve() => {}
         () = sweep(&sweeper) => {}
@@ -70,6 +88,7 @@ async fn sweep(uploader: &Uploader) {
 }
 
 struct Daemon {
+    monitor: Arc<Monitor>,
     uploader: Uploader,
     parallel: usize,
     progress: Progress,
@@ -84,8 +103,9 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(uploader: Uploader, parallel: usize) -> Daemon {
+    fn new(uploader: Uploader, parallel: usize, monitor: Arc<Monitor>) -> Daemon {
         Daemon {
+            monitor,
             uploader,
             parallel,
             progress: Progress::default(),
@@ -123,8 +143,14 @@ impl Daemon {
                 self.finish_repair(repaired);
             }
             let waiting_for_the_store = match self.uploader.spool().list() {
-                Ok(found) => self.advance(&found),
-                Err(err) => return self.complain(&format!("listing it: {err}")),
+                Ok(found) => {
+                    self.monitor.listed(&found);
+                    self.advance(&found)
+                }
+                Err(err) => {
+                    self.monitor.unlisted(&err);
+                    return self.complain(&format!("listing it: {err}"));
+                }
             };
             let Some(watch) = &mut watch else { return };
             self.complaint = None;
@@ -151,7 +177,11 @@ impl Daemon {
         let workers = (!waiting).then_some(workers);
         for step in plan(found, SystemTime::now(), &self.progress, workers) {
             match step {
-                Step::Upload(entry) => self.begin(entry),
+                Step::Upload(entry) => {
+                    let bytes =
+                        found.iter().find(|found| found.entry == entry).map_or(0, |found| found.bytes);
+                    self.begin(entry, bytes);
+                }
                 Step::Examine(entry) => examine(self.uploader.spool(), &entry),
                 Step::Repair(entry) => self.begin_repair(entry),
             }
@@ -159,11 +189,13 @@ impl Daemon {
         waiting
     }
 
-    fn begin(&mut self, entry: Entry) {
+    fn begin(&mut self, entry: Entry, bytes: u64) {
         self.progress.busy.insert(entry.id().clone());
-        let uploader = self.uploader.clone();
+        let (uploader, monitor) = (self.uploader.clone(), Arc::clone(&self.monitor));
         self.uploads.spawn(async move {
+            let began = Instant::now();
             let result = uploader.upload(&entry).await;
+            monitor.metrics.upload(&result, bytes, began.elapsed());
             (entry, result)
         });
     }
@@ -333,7 +365,9 @@ mod tests {
     async fn only_trouble_with_the_store_makes_all_dumps_wait() {
         let store = crate::store::open(crate::config::StoreConfig::Dir("/nowhere".into()), None).unwrap();
         let uploader = Uploader::new(Spool::at("/nowhere"), store, Default::default(), 1);
-        let mut daemon = Daemon::new(uploader, 1);
+        let host_dir = protocol::host::HostPath::try_from("/nowhere").unwrap();
+        let monitor = Monitor::new(crate::hook::Hook::new("/nowhere".into(), &host_dir), false);
+        let mut daemon = Daemon::new(uploader, 1, Arc::new(monitor));
         let entry = Entry::parse("20261122T193101Z-1-00000000.zip").unwrap();
         let mut finish = |result| {
             daemon.finish(Ok((entry.clone(), result)));

@@ -36,6 +36,11 @@ pub trait Store: Send + Sync + fmt::Display {
 
     /// Has the store drop what `ledger` remembers, if it is this store's.
     async fn discard(&self, ledger: &Ledger) -> Result<(), PutError>;
+
+    /// Asks whether it is there, by way of a `key` that need not be.
+    async fn reach(&self, key: &ObjectKey) -> Result<(), PutError> {
+        self.head(key).await.map(drop)
+    }
 }
 
 /// What a store says it has.

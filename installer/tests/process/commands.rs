@@ -18,7 +18,7 @@ fn install_makes_the_node_collect_and_twice_changes_nothing() {
     assert_eq!(planned, done);
     assert!(node.ok(&["status"]).contains("core_pattern"));
     let mode = |name: &str| node.host_dir().join(name).metadata().unwrap().permissions().mode() & 0o7777;
-    assert_eq!((mode(""), mode("composer"), mode("composer.yaml")), (0o700, 0o755, 0o644));
+    assert_eq!((mode(""), mode("composer"), mode("composer.yaml")), (0o711, 0o755, 0o600));
     assert_eq!(node.spool().metadata().unwrap().permissions().mode() & 0o7777, 0o2770);
 
     let installed = node.snapshot();
@@ -308,7 +308,7 @@ fn uninstall_gives_directories_back_as_they_were() {
     let before = node.snapshot();
     node.ok(&["install"]);
     let mode = |dir: PathBuf| dir.metadata().unwrap().permissions().mode() & 0o7777;
-    assert_eq!((mode(node.host_dir()), mode(node.spool())), (0o700, 0o2770));
+    assert_eq!((mode(node.host_dir()), mode(node.spool())), (0o711, 0o2770));
     node.ok(&["uninstall"]);
     assert_eq!(node.snapshot(), before);
 }
@@ -373,7 +373,7 @@ fn status_explains_what_the_kernel_runs() {
     explains(
         "composer.yaml",
         0o666,
-        &format!("settings: {path}/composer.yaml has mode 666 and should have 644"),
+        &format!("settings: {path}/composer.yaml has mode 666 and should have 600"),
     );
 }
 

@@ -67,7 +67,7 @@ fn a_pod_installs_and_uninstalls_as_often_as_it_is_asked() {
         ok("install");
         assert!(ok("status").contains("core_pattern"));
         assert_eq!(ok("install"), "");
-        assert_eq!((mode(&node.host_dir()), mode(&node.spool())), (0o700, 0o2770));
+        assert_eq!((mode(&node.host_dir()), mode(&node.spool())), (0o711, 0o2770));
         assert!(ok("uninstall").contains("coredump-handler: it is mounted"));
         ok("uninstall");
         assert_eq!(node.sysctl("kernel/core_pattern"), "|/usr/share/apport/apport %p");

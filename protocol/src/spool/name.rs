@@ -108,16 +108,21 @@ impl State {
             State::Rejected => ".zip.rejected",
         }
     }
-}
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
             State::Part => "part",
             State::Ready => "ready",
             State::Torn => "torn",
             State::Rejected => "rejected",
-        })
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 

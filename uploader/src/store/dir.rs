@@ -126,6 +126,15 @@ impl Store for Dir {
         }
         Ok(())
     }
+
+    /// A key is as absent where nothing is mounted.
+    async fn reach(&self, _: &ObjectKey) -> Result<(), PutError> {
+        let path = Arc::clone(&self.path);
+        let opened = spawn_blocking(move || {
+            fs::read_dir(&path).map(drop).with_context(|| format!("opening {}", path.display()))
+        });
+        opened.await.map_err(anyhow::Error::from).and_then(|opened| opened).map_err(PutError::Later)
+    }
 }
 
 impl fmt::Display for Dir {

@@ -5,6 +5,7 @@
 mod commands;
 mod faults;
 mod memory;
+mod monitor;
 mod repair;
 mod resume;
 mod shipping;
