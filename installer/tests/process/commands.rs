@@ -368,7 +368,7 @@ fn status_explains_what_the_kernel_runs() {
         node.ok(&["status"]);
     };
     let path = "/opt/coredump-handler";
-    explains("", 0o755, &format!("host_dir: {path} has mode 755 and should have 700"));
+    explains("", 0o755, &format!("host_dir: {path} has mode 755 and should have 711"));
     explains("", 0o1777, &format!("host_dir: {path} has mode 1777: others share it"));
     explains(
         "composer.yaml",
