@@ -81,7 +81,7 @@ alive() { # PID; one that nobody has waited for yet is a Z
 }
 others() {
     [ ! -d "$base/spool" ] ||
-        find "$base/spool" -type f ! -name 'crashes.jsonl' ! -name '*_crasher_SIGSEGV.zip'
+        find "$base/spool" -type f ! -name 'crashes.jsonl' ! -name 'uploader.json' ! -name '*_crasher_SIGSEGV.zip'
 }
 ready() { [ -n "$(find "$base/spool" -name '*_crasher_SIGSEGV.zip')" ]; }
 shipped() { [ -n "$(find "$base/store/dumps" -name "$id.zip")" ] && [ ! -e "$base/spool/$dump" ]; }
