@@ -37,7 +37,9 @@ impl Composer {
     fn new(settings: &str) -> Composer {
         let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
         let composer = Composer(dir);
-        fs::copy(node::dist().join("composer"), composer.path("composer")).expect("the composer");
+        // Not by us: whoever another test starts meanwhile would have it open for
+        // writing, and then it cannot be run.
+        node::run(Command::new("cp").arg(node::dist().join("composer")).arg(composer.path("composer")));
         fs::create_dir(composer.path("spool")).expect("the spool");
         let yaml = format!("spool_dir: {}\nkeep_free: 64MiB\n{settings}\n", composer.path("spool").display());
         fs::write(composer.path("composer.yaml"), yaml).expect("its settings");

@@ -29,7 +29,8 @@ const MOST_MIB: u64 = 24;
 const LATEST_MS: u64 = 120;
 /// An uploader does not ask about a part that is younger than a minute.
 const OLD: Duration = Duration::from_secs(120);
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Longer than the uploader leaves a dump alone that somebody else may have.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A process that crashed, and what was done to those who took care of it.
 struct Crash {
