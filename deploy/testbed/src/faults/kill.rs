@@ -117,11 +117,9 @@ fn count(node: &Node, store: &Store, crashes: &[Crash]) -> Tally {
             more => tally.lied.push(format!("{more:?} are of one crash")),
         }
     }
-    if store.open_uploads() > 0 {
-        tally.lied.push(format!("{} uploads in parts are left", store.open_uploads()));
-    }
     tally.notes = format!(
-        "{whole} whole, {truncated} truncated, {counted} refused or removed, {unbegun} whose composer was killed before there was a dump"
+        "{whole} whole, {truncated} truncated, {counted} refused or removed, {unbegun} whose composer was killed before there was a dump; {} uploads in parts are left in the store",
+        store.open_uploads()
     );
     tally
 }

@@ -136,6 +136,7 @@ impl S3 {
         mut e_tags: Vec<String>,
         mut ledger: Option<&Ledger>,
     ) -> Result<(), Failed> {
+        let was_sent = e_tags.len() == dump.parts.len();
         for (part, number) in dump.parts.iter().zip(1..).skip(e_tags.len()) {
             let put = || self.put_part(dump, *part, number, upload);
             let sent = put.retry(again()).when(Failed::is_worth_a_retry).await;
@@ -153,10 +154,16 @@ impl S3 {
             }),
             ..Default::default()
         };
+        // An uploader that was killed here may have left the store half-way, and
+        // then it refuses for ever.
+        let refused = |err| match (answered(&err), Failed::new(err)) {
+            (Some(400 | 403 | 404), Failed::Yet(err)) if was_sent => Failed::Lost(err),
+            (_, failed) => failed,
+        };
         let complete = || async {
             let completed = self.client.complete_multipart_upload(request.clone()).await;
             // What is not the answer we know is no success, whatever its status.
-            match completed.map_err(Failed::new)?.e_tag {
+            match completed.map_err(refused)?.e_tag {
                 Some(_) => Ok(()),
                 None => Err(later("the store did not say that it put the parts together")),
             }
