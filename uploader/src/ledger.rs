@@ -28,6 +28,10 @@ pub struct Upload {
     pub key: String,
     /// What the store calls the upload; not known as long as it has not answered.
     pub upload_id: Option<String>,
+    /// Whether one was begun before it, to the same key, of which the store has
+    /// told nobody what it calls it.
+    #[serde(default)]
+    pub stray: bool,
     bytes: u64,
     part_size: u64,
     sha256: String,
@@ -45,13 +49,13 @@ impl Upload {
     pub fn new(dump: &Dump, store: String, key: String, upload_id: Option<String>) -> Upload {
         let part_size = dump.parts.first().map_or(0, |part| part.bytes);
         let (bytes, sha256) = (dump.bytes, dump.sha256.clone());
-        Upload { version: VERSION, store, key, upload_id, bytes, part_size, sha256 }
+        Upload { version: VERSION, store, key, upload_id, stray: false, bytes, part_size, sha256 }
     }
 
     /// Whether `other` would send the same parts of the same bytes to the same
     /// place.
     pub fn is_like(&self, other: &Upload) -> bool {
-        *other == Upload { upload_id: other.upload_id.clone(), ..self.clone() }
+        *other == Upload { upload_id: other.upload_id.clone(), stray: other.stray, ..self.clone() }
     }
 }
 
@@ -177,7 +181,7 @@ mod tests {
     fn upload() -> Upload {
         let text = |text: &str| text.to_owned();
         let (store, key, upload_id) = (text("bucket b at http://h"), text("k"), Some(text("u")));
-        Upload { version: 1, store, key, upload_id, bytes: 3, part_size: 2, sha256: text("00") }
+        Upload { version: 1, store, key, upload_id, stray: false, bytes: 3, part_size: 2, sha256: text("00") }
     }
 
     fn ledger(dir: &tempfile::TempDir) -> Option<Ledger> {
@@ -251,6 +255,7 @@ mod tests {
             upload().is_like(&other)
         };
         assert!(other(|upload| upload.upload_id = Some("another".into())));
+        assert!(other(|upload| upload.stray = true));
         assert!(!other(|upload| upload.store.push('x')));
         assert!(!other(|upload| upload.key.push('x')));
         assert!(!other(|upload| upload.bytes += 1));

@@ -117,9 +117,12 @@ fn count(node: &Node, store: &Store, crashes: &[Crash]) -> Tally {
             more => tally.lied.push(format!("{more:?} are of one crash")),
         }
     }
+    match store.open_uploads() {
+        0 => {}
+        left => tally.lied.push(format!("{left} uploads in parts are left")),
+    }
     tally.notes = format!(
-        "{whole} whole, {truncated} truncated, {counted} refused or removed, {unbegun} whose composer was killed before there was a dump; {} uploads in parts are left in the store",
-        store.open_uploads()
+        "{whole} whole, {truncated} truncated, {counted} refused or removed, {unbegun} whose composer was killed before there was a dump",
     );
     tally
 }

@@ -67,7 +67,10 @@ impl Front {
     async fn converse(self: Arc<Front>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
         let service = service_fn(move |request| {
             let front = self.clone();
-            async move { front.answer(request).await }
+            // In a task of its own: a store ends what it has begun, whoever hangs
+            // up meanwhile.
+            let answer = tokio::spawn(async move { front.answer(request).await });
+            async { answer.await.unwrap_or_else(|panic| Err(io::Error::other(panic))) }
         });
         // A conversation ends in an error when either side hangs up, which is
         // no news here.

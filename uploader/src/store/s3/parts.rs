@@ -69,7 +69,8 @@ impl S3 {
         };
         match (put, ledger) {
             (Ok(()), ledger) => {
-                forget(ledger);
+                // Whoever has the ledger now aborts what the stray has become.
+                forget(ledger.filter(|_| !upload.stray));
                 Ok(())
             }
             (Err(Failed::Yet(err)), Some(_)) => Err(err),
@@ -93,6 +94,7 @@ impl S3 {
         ledger: Option<&'a Ledger>,
     ) -> Result<(Upload, Vec<String>, Option<&'a Ledger>), PutError> {
         let upload = |id| Upload::new(dump, self.to_string(), key.to_owned(), id);
+        let mut stray = false;
         if let Some(ledger) = ledger
             && let Some((known, e_tags)) = ledger.read()
         {
@@ -105,7 +107,14 @@ impl S3 {
             if let Err(err) = self.abort_ours(ledger, &known).await {
                 log::warn!(dump:% = ledger.id(); "that upload was left behind: {:#}", anyhow::Error::from(err));
             }
+            // The store may yet get to what it was asked before we were killed.
+            stray = known.stray || known.upload_id.is_none();
         }
+        let upload = |id| {
+            let mut upload = upload(id);
+            upload.stray = stray;
+            upload
+        };
         // Before the store is asked: its answer may be lost, or find us dead.
         let ledger = ledger.filter(|ledger| remembered(ledger, ledger.begin(&upload(None))));
         let request = CreateMultipartUploadRequest {
@@ -136,7 +145,6 @@ impl S3 {
         mut e_tags: Vec<String>,
         mut ledger: Option<&Ledger>,
     ) -> Result<(), Failed> {
-        let was_sent = e_tags.len() == dump.parts.len();
         for (part, number) in dump.parts.iter().zip(1..).skip(e_tags.len()) {
             let put = || self.put_part(dump, *part, number, upload);
             let sent = put.retry(again()).when(Failed::is_worth_a_retry).await;
@@ -154,16 +162,10 @@ impl S3 {
             }),
             ..Default::default()
         };
-        // An uploader that was killed here may have left the store half-way, and
-        // then it refuses for ever.
-        let refused = |err| match (answered(&err), Failed::new(err)) {
-            (Some(400 | 403 | 404), Failed::Yet(err)) if was_sent => Failed::Lost(err),
-            (_, failed) => failed,
-        };
         let complete = || async {
             let completed = self.client.complete_multipart_upload(request.clone()).await;
             // What is not the answer we know is no success, whatever its status.
-            match completed.map_err(refused)?.e_tag {
+            match completed.map_err(Failed::new)?.e_tag {
                 Some(_) => Ok(()),
                 None => Err(later("the store did not say that it put the parts together")),
             }
@@ -209,10 +211,10 @@ impl S3 {
     /// ever.
     async fn abort(&self, upload: &Upload) -> Result<(), PutError> {
         let abort = async {
-            let ids = match &upload.upload_id {
-                Some(id) => vec![id.clone()],
-                None => self.begun(&upload.key).await?,
-            };
+            let mut ids = Vec::from_iter(upload.upload_id.clone());
+            if ids.is_empty() || upload.stray {
+                ids.extend(self.begun(&upload.key).await?);
+            }
             for upload_id in ids {
                 let (bucket, key) = (self.bucket.clone(), upload.key.clone());
                 let request = AbortMultipartUploadRequest { bucket, key, upload_id, ..Default::default() };
