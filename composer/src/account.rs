@@ -71,7 +71,6 @@ pub fn core(copied: &Copied, most: Option<u64>, story: &mut Story) -> Core {
 fn truncation(stopped: &Stop<Truncation>, story: &mut Story) -> Truncation {
     match stopped {
         Stop::Enough(reason) => reason.clone(),
-        Stop::Unwanted => Truncation::Other("unwanted".to_owned()),
         Stop::Input(err) => {
             story.problem(format_args!("the core could not be read to its end: {err}"));
             Truncation::ReadError

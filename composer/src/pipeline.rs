@@ -85,8 +85,6 @@ pub struct Total<S> {
 /// Why a copy ends before its end.
 #[derive(Debug)]
 pub enum Stop<S> {
-    /// As [`Limits::unwanted`] says.
-    Unwanted,
     /// As [`Limits::enough`] says.
     Enough(S),
     /// The input could not be read.
@@ -100,7 +98,7 @@ pub enum Stop<S> {
 /// Returns when all is written to `output`.
 ///
 /// # Errors
-/// If no threads can be had.
+/// If no threads can be had, or it turns out to be unwanted.
 pub fn run<S: Send>(
     input: impl Read,
     output: impl Write + Send,
@@ -137,7 +135,7 @@ pub fn run<S: Send>(
         let writer = thread::Builder::new().spawn_scoped(scope, writing)?;
         let (read, released) = read(input, &belt, &mut look, unwanted);
         drop(end);
-        let (mark, stopped) = writer.join().map_err(|_| io::Error::other("the writer panicked"))?;
+        let (mark, stopped) = writer.join().map_err(|_| io::Error::other("the writer panicked"))??;
         let stopped = stopped.or_else(|| read.err().map(Stop::Input));
         Ok(Total { bytes: mark.bytes, crc32: mark.crc.finalize(), written: mark.written, released, stopped })
     })
@@ -218,13 +216,16 @@ struct Mark {
 }
 
 /// Returns what was written, and why there is no more.
+///
+/// # Errors
+/// If it is unwanted.
 fn write<S>(
     finished: &Receiver<Block>,
     stop: Finally,
     mut output: impl Write,
     unwanted: &impl Fn() -> bool,
     mut enough: impl FnMut(u64) -> Option<S>,
-) -> (Mark, Option<Stop<S>>) {
+) -> io::Result<(Mark, Option<Stop<S>>)> {
     priority::lower();
     // The newest, and of those before it what a full disk may send us back to.
     let mut marks = VecDeque::from([Mark::default()]);
@@ -234,13 +235,12 @@ fn write<S>(
         early.insert(block.number, block);
         while let Some(block) = early.remove(&next) {
             let mut mark = marks.back().cloned().unwrap_or_default();
-            let written = match unwanted() {
-                true => Err(Stop::Unwanted),
-                false => write_block(&block, &mut output, &mut enough),
-            };
-            match written {
+            if unwanted() {
+                return Err(io::Error::other("nobody wants it"));
+            }
+            match write_block(&block, &mut output, &mut enough) {
                 Ok(written) => mark.written += written,
-                Err(stopped) => return (last_good(&marks, &stopped), Some(stopped)),
+                Err(stopped) => return Ok((last_good(&marks, &stopped), Some(stopped))),
             }
             mark.bytes += block.len as u64;
             mark.crc.combine(&crc32fast::Hasher::new_with_initial_len(block.crc32, block.len as u64));
@@ -252,7 +252,7 @@ fn write<S>(
             stop.0.give_back(block);
         }
     }
-    (marks.pop_back().unwrap_or_default(), None)
+    Ok((marks.pop_back().unwrap_or_default(), None))
 }
 
 /// Returns how many bytes it takes.
@@ -405,16 +405,17 @@ mod tests {
         let limits =
             Limits { unwanted: || asked.fetch_add(1, Ordering::Relaxed) >= 9, enough: |_| None::<()> };
         let mut out = Vec::new();
-        let total = run(io::repeat(7), &mut out, encoders(2), spill(9), |_| {}, limits).unwrap();
-        assert!(matches!(total.stopped, Some(Stop::Unwanted)) && total.bytes < 9 * BLOCK as u64);
+        assert!(run(io::repeat(7), &mut out, encoders(2), spill(9), |_| {}, limits).is_err());
+        assert!(out.len() < framed(&[7; 9 * BLOCK]).len());
 
         // Also if that is known when all has been read.
         let asked = AtomicUsize::new(0);
         let limits =
             Limits { unwanted: || asked.fetch_add(1, Ordering::Relaxed) >= 25, enough: |_| None::<()> };
         let data = data(20 * BLOCK);
-        let total = run(&*data, io::sink(), encoders(2), spill(30), |_| {}, limits).unwrap();
-        assert!(matches!(total.stopped, Some(Stop::Unwanted)) && total.bytes < 20 * BLOCK as u64);
+        let mut out = Vec::new();
+        assert!(run(&*data, &mut out, encoders(2), spill(30), |_| {}, limits).is_err());
+        assert!(out.len() < framed(&data).len());
     }
 
     #[test]
