@@ -4,11 +4,10 @@
 //! thousand. What it has had is in `crashes.jsonl`, which is bounded, survives
 //! us, and is the only memory there is of it.
 
-use std::io::{self, BufRead, BufReader, Read};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use protocol::journal::{FILE_NAME, Line, MAX_BYTES, Outcome, PREVIOUS, Skip};
+use protocol::journal::{Line, Outcome, Skip, lines};
 use protocol::settings::RateLimit;
 use protocol::spool::Spool;
 use protocol::text::Text;
@@ -47,33 +46,18 @@ pub fn is_exceeded(spool: &Spool, limit: RateLimit, who: Who, now: Timestamp) ->
         return false;
     }
     let mut events = Vec::new();
-    for name in [PREVIOUS, FILE_NAME] {
-        // Mostly there is no previous one.
-        let _ = each_line(spool, name, |line| {
-            let event = match line.outcome {
-                Outcome::Captured { .. } => Event::Dumped,
-                Outcome::Skipped { reason: Skip::RateLimit } => Event::Limited,
-                _ => return,
-            };
-            // A clock that was set back has written what is to come.
-            if line.at <= now && who.is_of(&line) {
-                events.push((line.at, event));
-            }
-        });
-    }
-    !allows(limit, &events, now)
-}
-
-fn each_line(spool: &Spool, name: &str, mut each: impl FnMut(Line)) -> io::Result<()> {
-    // It has one line more than its bytes at the most, unless it is no journal.
-    let journal = BufReader::new(spool.read_other(name)?.take(2 * MAX_BYTES));
-    for line in journal.split(b'\n') {
-        // One of a later version, or cut short, is nobody's.
-        if let Ok(line) = serde_json::from_slice(&line?) {
-            each(line);
+    for line in lines(spool).map_while(Result::ok) {
+        let event = match line.outcome {
+            Outcome::Captured { .. } => Event::Dumped,
+            Outcome::Skipped { reason: Skip::RateLimit } => Event::Limited,
+            _ => continue,
+        };
+        // A clock that was set back has written what is to come.
+        if line.at <= now && who.is_of(&line) {
+            events.push((line.at, event));
         }
     }
-    Ok(())
+    !allows(limit, &events, now)
 }
 
 /// Whether after `events`, in their order, another dump is allowed `now`. As with
@@ -107,6 +91,8 @@ fn between(earlier: Timestamp, later: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use protocol::journal::{FILE_NAME, PREVIOUS};
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use protocol::argv::CorePattern;
+use protocol::argv::{CorePattern, helper};
 use protocol::host::{COMPOSER, DEFAULT_HOST_DIR, DEFAULT_SPOOL_DIR, DEFAULT_SPOOL_GID, HostPath};
 use protocol::settings::{ComposerSettings, Reader};
 use serde_yaml::{Mapping, Value};
@@ -94,8 +94,7 @@ impl Config {
     /// Whether a `core_pattern` makes the kernel run the composer in our
     /// directory, whoever wrote it and with whichever specifiers.
     pub fn names_composer(&self, pattern: &str) -> bool {
-        let command = pattern.strip_prefix('|').and_then(|command| command.split(' ').next());
-        command == Some(self.host_dir.join(COMPOSER).as_str())
+        helper(pattern) == Some(self.host_dir.join(COMPOSER).as_str())
     }
 }
 
@@ -122,7 +121,7 @@ fn keep_apart(reader: &mut Reader, host_dir: &HostPath, spool_dir: &HostPath) {
     if is_within(host_dir, spool_dir) {
         reader.reject("spool_dir", "is the host_dir or around it, and its group could replace the composer");
     } else if is_within(spool_dir, host_dir) {
-        reader.reject("spool_dir", "is in the host_dir, which nobody but root can enter");
+        reader.reject("spool_dir", "is in the host_dir, which is root's");
     }
 }
 

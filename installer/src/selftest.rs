@@ -1,7 +1,7 @@
 //! Crashes a child of our own and waits for its dump, because only a dump
 //! shows that dumps are made.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use protocol::journal::{FILE_NAME, Line, MAX_BYTES, Outcome, PREVIOUS, Skip};
+use protocol::journal::{Line, Outcome, Skip, lines};
 use protocol::settings::ComposerSettings;
 use protocol::spool::{Spool, State};
 
@@ -106,20 +106,9 @@ fn end_of(mut child: Child, deadline: Instant) -> Result<ExitStatus> {
 
 /// What the journal says about the process named `comm`.
 fn line_about(spool: &Spool, comm: &str) -> Result<Option<Line>> {
-    for name in [FILE_NAME, PREVIOUS] {
-        let mut text = Vec::new();
-        match spool.read_other(name).and_then(|file| file.take(2 * MAX_BYTES).read_to_end(&mut text)) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
-            read => read.with_context(|| format!("reading {name} in the spool"))?,
-        };
-        let lines = String::from_utf8_lossy(&text);
-        // A line that is being written is no line yet.
-        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-        if let Some(line) = lines.find(|line| line.comm == Some(comm.into())) {
-            return Ok(Some(line));
-        }
-    }
-    Ok(None)
+    let is_wanted =
+        |line: &io::Result<Line>| line.as_ref().map_or(true, |line| line.comm == Some(comm.into()));
+    lines(spool).find(is_wanted).transpose().context("reading the journal in the spool")
 }
 
 /// What it means that the journal has no line about the child.

@@ -79,7 +79,7 @@ fn host_dir(node: &Node) -> Result<String> {
     if mode != HOST_DIR_MODE {
         bail!("{path} has mode {mode:o} and should have {HOST_DIR_MODE:o}");
     }
-    Ok(format!("{path} is for root alone"))
+    Ok(format!("{path} is for root alone to change"))
 }
 
 /// The mode and the group of a directory that we can use.

@@ -9,11 +9,13 @@
 //! one begins. A reader passes over lines that it does not understand: they may
 //! be of a later version, or of a composer that was killed while it wrote.
 
+use std::io::{self, BufRead, BufReader, Read};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::Truncation;
-use crate::spool::DumpId;
+use crate::spool::{DumpId, Spool};
 use crate::text::Text;
 
 /// The journal's name within the spool.
@@ -23,6 +25,27 @@ pub const PREVIOUS: &str = "crashes.jsonl.1";
 /// About 4,000 crashes; a node with more than that since anyone looked has one
 /// cause, not 4,000.
 pub const MAX_BYTES: u64 = 1 << 20;
+
+/// Both files' lines, the older first. A file that is not there has none; of one
+/// that is no journal no more is read than a journal may have.
+///
+/// # Errors
+/// If a file cannot be read; there is nothing more to come then.
+pub fn lines(spool: &Spool) -> impl Iterator<Item = io::Result<Line>> {
+    [PREVIOUS, FILE_NAME].into_iter().flat_map(|name| {
+        let (lines, failed) = match spool.read_other(name) {
+            // The last line may begin just below the limit.
+            Ok(file) => (Some(BufReader::new(file.take(2 * MAX_BYTES)).split(b'\n')), None),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => (None, None),
+            Err(err) => (None, Some(Err(err))),
+        };
+        let understood = |line: io::Result<Vec<u8>>| match line {
+            Ok(line) => serde_json::from_slice(&line).ok().map(Ok),
+            Err(err) => Some(Err(err)),
+        };
+        lines.into_iter().flatten().filter_map(understood).chain(failed)
+    })
+}
 
 /// One crash.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

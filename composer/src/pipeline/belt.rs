@@ -142,7 +142,7 @@ impl Belt {
                             self.changed.notify_all();
                             return Some(block);
                         }
-                        // Then it waits, as if there were no spill.
+                        // The disk has no more of them; those it has are as good as before.
                         Err(_) => state.unused_slots = 0..0,
                     }
                     continue;

@@ -10,9 +10,8 @@ mod kill;
 mod storm;
 
 use std::fmt;
-use std::fs;
 
-use protocol::journal::{FILE_NAME, Line, PREVIOUS};
+use protocol::journal::{Line, lines};
 
 use crate::node::Node;
 
@@ -54,7 +53,5 @@ pub const HEAD: &str = "| case | runs | lost | lied | notes |\n|---|--:|--:|--:|
 
 /// What a node's journal says, as far as it can be understood.
 fn journal(node: &Node) -> Vec<Line> {
-    let read = |name| fs::read_to_string(node.spool_dir().join(name)).unwrap_or_default();
-    let text = read(PREVIOUS) + &read(FILE_NAME);
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    lines(&node.spool()).collect::<Result<_, _>>().expect("the journal")
 }

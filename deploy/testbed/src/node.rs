@@ -127,7 +127,8 @@ impl Node {
         Dump::open(&self.spool().path(entry))
     }
 
-    fn spool(&self) -> Spool {
+    /// Where dumps go, as our programs see it.
+    pub fn spool(&self) -> Spool {
         Spool::open(self.spool_dir()).expect("the spool is there")
     }
 }
