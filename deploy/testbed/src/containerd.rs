@@ -32,7 +32,7 @@ pub use self::container::Container;
 use self::cri::{Id, ImageSpec, ImageStatusRequest, ImageStatusResponse, StatusRequest};
 use self::home::Home;
 pub use self::pod::Pod;
-pub use self::spec::{ContainerSpec, PodSpec, Qos};
+pub use self::spec::{ContainerSpec, Mount, PodSpec, Qos, Security};
 use crate::{node, wait_for};
 
 /// It takes less than a second, on a machine that has nothing else to do.
@@ -44,6 +44,7 @@ pub struct Containerd {
     runtime: Arc<Runtime>,
     home: Home,
     daemon: Option<Child>,
+    snapshotter: &'static str,
 }
 
 /// What its pods and containers need of it.
@@ -65,10 +66,12 @@ impl Containerd {
         let client = Client::new(&socket);
         let runtime = Arc::new(Runtime { dir, socket, client });
         // From here on all goes away even if something panics.
-        let mut containerd = Containerd { runtime, home, daemon: None };
-        let snapshotter = config::write(containerd.path(), containerd.socket());
+        let snapshotter = config::write(&runtime.dir, &runtime.socket);
+        let mut containerd = Containerd { runtime, home, daemon: None, snapshotter };
         containerd.start_daemon();
-        containerd.import(snapshotter, &image::archive(&crasher));
+        let archive = containerd.path().join("images.tar");
+        fs::write(&archive, image::archive(&crasher)).expect("the archive of images");
+        containerd.import(&archive, &[image::PAUSE, image::CRASHER]);
         containerd
     }
 
@@ -128,13 +131,13 @@ impl Containerd {
         });
     }
 
-    fn import(&self, snapshotter: &str, archive: &[u8]) {
-        let file = self.path().join("images.tar");
-        fs::write(&file, archive).expect("the archive of images");
+    /// Takes over the images of an archive in the format of OCI, which have these
+    /// names.
+    pub fn import(&self, archive: &Path, names: &[&str]) {
         let mut ctr = Command::new("ctr");
         ctr.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io", "images", "import"]);
-        node::run(ctr.args(["--snapshotter", snapshotter]).arg(file));
-        for name in [image::PAUSE, image::CRASHER] {
+        node::run(ctr.args(["--snapshotter", self.snapshotter]).arg(archive));
+        for name in names {
             wait_for("CRI to hear of an image", PATIENCE, || self.runtime.image_id(name));
         }
     }

@@ -9,11 +9,17 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Runtime;
-use super::cri::{ContainerState, ContainerStatusResponse, Id, StatusRequest, StopContainerRequest};
+use super::cri::{
+    ContainerState, ContainerStatusResponse, ExecSyncRequest, ExecSyncResponse, Id, StatusRequest,
+    StopContainerRequest,
+};
 use crate::wait_for;
 
 /// A container is given as long as the slowest of composers takes.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// In seconds.
+const EXEC_DEADLINE: i64 = 30;
 
 /// A container that runs, or has run.
 pub struct Container {
@@ -78,9 +84,26 @@ impl Container {
         self.status().status.is_some_and(|status| status.state() == ContainerState::Running)
     }
 
+    /// Runs a program in it, and returns its exit code and what it said.
+    pub fn exec(&self, command: &[&str]) -> (i32, String) {
+        let request = ExecSyncRequest {
+            container_id: self.id.clone(),
+            cmd: command.iter().map(|&word| word.to_owned()).collect(),
+            timeout: EXEC_DEADLINE,
+        };
+        let ExecSyncResponse { exit_code, stdout, stderr } =
+            self.runtime.client.call("RuntimeService/ExecSync", &request);
+        (exit_code, String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
+    }
+
     /// Kills it.
     pub fn kill(&self) {
-        let request = StopContainerRequest { container_id: self.id.clone(), timeout: 0 };
+        self.stop(0);
+    }
+
+    /// Has it end itself, and kills it after so many seconds.
+    pub fn stop(&self, grace: u32) {
+        let request = StopContainerRequest { container_id: self.id.clone(), timeout: grace.into() };
         self.runtime.client.call::<()>("RuntimeService/StopContainer", &request);
     }
 

@@ -113,6 +113,8 @@ pub(super) struct SecurityProfile {
 }
 
 impl SecurityProfile {
+    /// The runtime's own.
+    pub const RUNTIME_DEFAULT: SecurityProfile = SecurityProfile { profile_type: 0 };
     /// What a kubelet asks for unless the pod does.
     pub const UNCONFINED: SecurityProfile = SecurityProfile { profile_type: 1 };
 }
@@ -133,10 +135,14 @@ pub(super) struct ContainerConfig {
     pub metadata: Option<ContainerMetadata>,
     #[prost(message, optional, tag = "2")]
     pub image: Option<ImageSpec>,
+    #[prost(string, repeated, tag = "3")]
+    pub command: Vec<String>,
     #[prost(string, repeated, tag = "4")]
     pub args: Vec<String>,
     #[prost(message, repeated, tag = "6")]
     pub envs: Vec<KeyValue>,
+    #[prost(message, repeated, tag = "7")]
+    pub mounts: Vec<Mount>,
     #[prost(btree_map = "string, string", tag = "9")]
     pub labels: BTreeMap<String, String>,
     #[prost(btree_map = "string, string", tag = "10")]
@@ -174,6 +180,16 @@ pub(super) struct KeyValue {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(super) struct Mount {
+    #[prost(string, tag = "1")]
+    pub container_path: String,
+    #[prost(string, tag = "2")]
+    pub host_path: String,
+    #[prost(bool, tag = "3")]
+    pub readonly: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(super) struct LinuxContainerConfig {
     #[prost(message, optional, tag = "1")]
     pub resources: Option<LinuxContainerResources>,
@@ -187,22 +203,40 @@ pub(super) struct LinuxContainerResources {
     pub cpu_period: i64,
     #[prost(int64, tag = "3")]
     pub cpu_shares: i64,
+    #[prost(int64, tag = "4")]
+    pub memory_limit_in_bytes: i64,
     #[prost(int64, tag = "5")]
     pub oom_score_adj: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LinuxContainerSecurityContext {
+    #[prost(message, optional, tag = "1")]
+    pub capabilities: Option<Capability>,
     #[prost(message, optional, tag = "3")]
     pub namespace_options: Option<NamespaceOption>,
     #[prost(message, optional, tag = "5")]
     pub run_as_user: Option<Int64Value>,
+    #[prost(bool, tag = "7")]
+    pub readonly_rootfs: bool,
+    #[prost(int64, repeated, tag = "8")]
+    pub supplemental_groups: Vec<i64>,
+    #[prost(bool, tag = "11")]
+    pub no_new_privs: bool,
+    #[prost(message, optional, tag = "12")]
+    pub run_as_group: Option<Int64Value>,
     #[prost(string, repeated, tag = "13")]
     pub masked_paths: Vec<String>,
     #[prost(string, repeated, tag = "14")]
     pub readonly_paths: Vec<String>,
     #[prost(message, optional, tag = "15")]
     pub seccomp: Option<SecurityProfile>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Capability {
+    #[prost(string, repeated, tag = "2")]
+    pub drop_capabilities: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -217,6 +251,27 @@ pub(super) struct StopContainerRequest {
     pub container_id: String,
     #[prost(int64, tag = "2")]
     pub timeout: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ExecSyncRequest {
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    #[prost(string, repeated, tag = "2")]
+    pub cmd: Vec<String>,
+    /// In seconds.
+    #[prost(int64, tag = "3")]
+    pub timeout: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ExecSyncResponse {
+    #[prost(bytes = "vec", tag = "1")]
+    pub stdout: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub stderr: Vec<u8>,
+    #[prost(int32, tag = "3")]
+    pub exit_code: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use super::Runtime;
 use super::container::{Container, running_pid};
 use super::cri::{
-    ContainerConfig, ContainerMetadata, CreateContainerRequest, Id, ImageSpec, Int64Value, KeyValue,
-    LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
-    PodSandboxStatusResponse, RunPodSandboxRequest, SecurityProfile, StatusRequest,
+    self, Capability, ContainerConfig, ContainerMetadata, CreateContainerRequest, Id, ImageSpec, Int64Value,
+    KeyValue, LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    PodSandboxMetadata, PodSandboxStatusResponse, RunPodSandboxRequest, SecurityProfile, StatusRequest,
 };
 use super::image::CRASHER;
-use super::spec::{ContainerSpec, PodSpec, Qos};
+use super::spec::{ContainerSpec, Mount, PodSpec, Qos};
 
 /// What a kubelet hides of `/proc` and `/sys`.
 const MASKED: [&str; 9] = [
@@ -115,23 +115,42 @@ impl Pod {
         let security_context = LinuxContainerSecurityContext {
             namespace_options: sandbox.and_then(|sandbox| sandbox.namespace_options.clone()),
             run_as_user: Some(Int64Value { value: spec.user.unwrap_or(0).into() }),
+            run_as_group: spec.security.group.map(|group| Int64Value { value: group.into() }),
+            supplemental_groups: spec.security.groups.iter().map(|&group| group.into()).collect(),
+            capabilities: Some(Capability { drop_capabilities: owned(spec.security.drops) }),
+            readonly_rootfs: spec.security.read_only_root,
+            no_new_privs: spec.security.no_new_privileges,
             masked_paths: MASKED.map(str::to_owned).into(),
             readonly_paths: READ_ONLY.map(str::to_owned).into(),
-            seccomp: Some(SecurityProfile::UNCONFINED),
+            seccomp: Some(match spec.security.seccomp {
+                true => SecurityProfile::RUNTIME_DEFAULT,
+                false => SecurityProfile::UNCONFINED,
+            }),
+        };
+        let mount = |mount: &Mount| cri::Mount {
+            container_path: mount.container_path.clone(),
+            host_path: mount.host_path.display().to_string(),
+            readonly: mount.read_only,
         };
         let resources = LinuxContainerResources {
             cpu_period: 100_000,
             cpu_shares: 2,
+            memory_limit_in_bytes: spec
+                .memory
+                .map_or(0, |bytes| bytes.try_into().expect("a limit of memory")),
             oom_score_adj: self.qos.oom_score_adj(),
         };
         let env = spec.env.iter();
+        let image = spec.image.unwrap_or(CRASHER);
         ContainerConfig {
             metadata: Some(ContainerMetadata { name: spec.name.to_owned(), attempt: spec.attempt }),
             image: Some(ImageSpec {
-                image: self.runtime.image_id(CRASHER).expect("the image was imported"),
-                user_specified_image: CRASHER.to_owned(),
+                image: self.runtime.image_id(image).expect("the image was imported"),
+                user_specified_image: image.to_owned(),
             }),
-            args: spec.args.iter().map(|&arg| arg.to_owned()).collect(),
+            command: owned(spec.command),
+            args: owned(spec.args),
+            mounts: spec.mounts.iter().map(mount).collect(),
             envs: env.map(|&(key, value)| KeyValue { key: key.into(), value: value.into() }).collect(),
             labels: map(&labels, spec.labels),
             annotations: map(&annotations, spec.annotations),
@@ -195,6 +214,10 @@ fn namespaces(spec: &PodSpec<'_>) -> NamespaceOption {
         (false, false) => NamespaceMode::Container,
     };
     NamespaceOption { network: network.into(), pid: pid.into(), ipc: NamespaceMode::Pod.into() }
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
 }
 
 fn map(ours: &[(&str, &str)], more: &[(&str, &str)]) -> BTreeMap<String, String> {

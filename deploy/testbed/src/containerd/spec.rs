@@ -1,5 +1,7 @@
 //! What a test says of the pods and containers it wants.
 
+use std::path::PathBuf;
+
 /// How much of its node a pod was promised, which decides where its cgroup is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Qos {
@@ -75,6 +77,34 @@ impl Default for PodSpec<'_> {
     }
 }
 
+/// A file or directory of the host in a container.
+#[derive(Clone, Debug)]
+pub struct Mount {
+    /// Where the host has it.
+    pub host_path: PathBuf,
+    /// Where the container has it.
+    pub container_path: String,
+    /// Whether the container may not write to it.
+    pub read_only: bool,
+}
+
+/// What a container may do. By default what a pod gets that says nothing of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Security<'a> {
+    /// Its group; root's if there is none.
+    pub group: Option<u32>,
+    /// Further groups of it.
+    pub groups: &'a [u32],
+    /// The capabilities it does not have; `ALL` is all of them.
+    pub drops: &'a [&'a str],
+    /// `readOnlyRootFilesystem`.
+    pub read_only_root: bool,
+    /// The opposite of `allowPrivilegeEscalation`.
+    pub no_new_privileges: bool,
+    /// Whether it has the runtime's seccomp profile.
+    pub seccomp: bool,
+}
+
 /// A container as a test wants it: a `crasher`, and by default one that just crashes.
 #[derive(Clone, Copy, Debug)]
 pub struct ContainerSpec<'a> {
@@ -82,12 +112,22 @@ pub struct ContainerSpec<'a> {
     pub name: &'a str,
     /// How often it was restarted.
     pub attempt: u32,
-    /// The arguments of the crasher.
+    /// The image; the crasher's if there is none.
+    pub image: Option<&'a str>,
+    /// What it runs instead of what the image says.
+    pub command: &'a [&'a str],
+    /// The arguments of that.
     pub args: &'a [&'a str],
     /// Its environment.
     pub env: &'a [(&'a str, &'a str)],
     /// Whom it runs as; root if nobody.
     pub user: Option<u32>,
+    /// What else it may do, and may not.
+    pub security: Security<'a>,
+    /// How many bytes of memory it may have.
+    pub memory: Option<u64>,
+    /// What of the host it has.
+    pub mounts: &'a [Mount],
     /// Labels besides those that a kubelet adds.
     pub labels: &'a [(&'a str, &'a str)],
     /// Annotations besides those that a kubelet adds.
@@ -101,9 +141,14 @@ impl Default for ContainerSpec<'_> {
         ContainerSpec {
             name: "app",
             attempt: 0,
+            image: None,
+            command: &[],
             args: &[],
             env: &[],
             user: None,
+            security: Security::default(),
+            memory: None,
+            mounts: &[],
             labels: &[],
             annotations: &[],
             tty: false,
