@@ -4,6 +4,11 @@ TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET_DIR)/release
 STATIC := $(TARGET_DIR)/$(TARGET)/release
+# The composer runs on any host, and the image has no library. glibc resolves names without one since 2.34
+# (deploy/tests/test_image.py).
+STATICALLY := RUSTFLAGS='-C target-feature=+crt-static'
+VENV := $(TARGET_DIR)/venv
+IMAGE ?= coredump-handler:0.1.0
 
 .PHONY: help
 help: ## this list
@@ -12,10 +17,26 @@ help: ## this list
 .PHONY: build
 build: ## the three release binaries, in dist/; installs what that needs, or names it
 	@sh deploy/tools.sh build
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked -p composer --target $(TARGET)
-	cargo build --release --locked -p installer -p uploader
+	$(STATICALLY) cargo build --release --locked -p composer --target $(TARGET)
+	$(STATICALLY) cargo build --release --locked -p installer -p uploader --target $(TARGET)
 	mkdir -p dist
-	install -m 0755 $(STATIC)/composer $(RELEASE)/installer $(RELEASE)/uploader dist/
+	install -m 0755 $(STATIC)/composer $(STATIC)/installer $(STATIC)/uploader dist/
+
+.PHONY: image
+image: build dist/ca-certificates.crt ## the container image, in dist/image.tar and as IMAGE=NAME:TAG
+	@sh deploy/image.sh $(IMAGE)
+
+# Where Debian has them, or Red Hat.
+dist/ca-certificates.crt: $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt))
+	install -D -m 0644 $< $@
+
+.PHONY: deploy
+deploy: ## onto every node: BUCKET=NAME [OVERLAY=PROVIDER] [ENDPOINT=URL] [REGION=NAME] [IMAGE=NAME:TAG] [AUTH=KIND]
+	@sh deploy/deploy.sh
+
+.PHONY: undeploy
+undeploy: ## off every node, which is what it was before: [OVERLAY=PROVIDER]
+	@sh deploy/undeploy.sh
 
 .PHONY: demo
 demo: ## one real crash becomes one verified object; needs root, puts the host back
@@ -25,7 +46,7 @@ demo: ## one real crash becomes one verified object; needs root, puts the host b
 	@exec sh deploy/demo.sh
 
 .PHONY: test
-test: tools build static crasher ## everything; as root also with the real kernel
+test: tools build static crasher test-deploy ## everything; as root also with the real kernel
 ifeq ($(shell id -u),0)
 	cargo test --locked --workspace
 else
@@ -33,10 +54,21 @@ else
 	@echo 'not root: what needs the kernel (deploy/testbed) was left out'
 endif
 
+# The manifests, the chart and the scripts of deploy/, without a cluster.
+.PHONY: test-deploy
+test-deploy: tools build dist/ca-certificates.crt $(VENV)/installed
+	$(VENV)/bin/python -m unittest discover --start-directory deploy/tests
+
+# helm-sdkpy asks for Python 3.12 and works with 3.11 all the same.
+$(VENV)/installed: deploy/tests/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --ignore-requires-python --requirement $<
+	touch $@
+
 # The containers of the tests have nothing in them but this.
 .PHONY: crasher
 crasher:
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked -p testbed --bin crasher --target $(TARGET)
+	$(STATICALLY) cargo build --locked -p testbed --bin crasher --target $(TARGET)
 	mkdir -p dist/test
 	install -s -m 0755 $(TARGET_DIR)/$(TARGET)/debug/crasher dist/test/
 
@@ -83,8 +115,10 @@ check-deps: ## arrows point to protocol; the composer stays small
 	  ! echo "$$tree" | grep -E '^(openssl|openssl-sys|native-tls) |^rustls v0\.(1[0-9]|2[0-2])\.'
 
 .PHONY: static
-static: build ## the composer must run on any host
-	@ldd dist/composer 2>&1 | grep -E 'statically linked|not a dynamic executable'
+static: build ## the composer must run on any host, and all three in an image of nothing else
+	@for program in composer installer uploader; do \
+	  ldd dist/$$program 2>&1 | grep -qE 'statically linked|not a dynamic executable' || { echo "$$program is not static"; exit 1; }; \
+	done
 
 .PHONY: ci
 ci: tools fmt-check lint doc test ## what the pipeline runs

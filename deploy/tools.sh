@@ -20,21 +20,31 @@ if [ "${1:-}" != build ]; then
     need containerd containerd # the runtime of the tests' pods
     need curl curl          # asks the store of the tests questions that no client of ours would
     need gdb gdb            # opens a core the way its reader will
+    need ip iproute2        # a network without anybody else
+    need kubectl kubernetes-client # has kustomize in it
     need pkill procps        # lets the store of the demo die
     need python3 python3     # opens dumps
     need runc runc
     need shellcheck shellcheck
     need strace strace      # kills the installer at each of its system calls
     need unzip unzip        # opens a dump the way its reader will
+    docker info >/dev/null 2>&1 || need buildah buildah # makes the image
+    python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 fi
 
-[ -n "$missing" ] || exit 0
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+if [ -z "$missing" ]; then
+    :
+elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     apt-get update -qq
     # Word splitting is what makes a list of it.
     # shellcheck disable=SC2086
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 else
     echo "these packages are needed, and only root with apt-get could install them:$missing" >&2
+    exit 1
+fi
+
+if [ "${1:-}" != build ] && ! kubectl kustomize deploy/base >/dev/null 2>&1; then
+    echo 'kubectl is too old for deploy/base, or broken: kubectl kustomize deploy/base; 1.27 is new enough' >&2
     exit 1
 fi
