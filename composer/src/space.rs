@@ -23,7 +23,8 @@ const LOOK_EVERY: u64 = 16 << 20;
 /// What is in the spool.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Usage {
-    /// Bytes, of dumps in any state.
+    /// Bytes, of dumps in any state but uploaded: those are copies that the
+    /// uploader gives up for us. No crash is refused for what the store has.
     pub bytes: u64,
     /// How many dumps are being written.
     pub parts: u64,
@@ -32,7 +33,8 @@ pub struct Usage {
 impl Usage {
     /// What is in `spool` now.
     pub fn of(spool: &Spool) -> io::Result<Usage> {
-        let found = spool.list()?;
+        let mut found = spool.list()?;
+        found.retain(|found| found.entry.state() != State::Uploaded);
         let parts = found.iter().filter(|found| found.entry.state() == State::Part).count() as u64;
         Ok(Usage { bytes: found.iter().map(|found| found.bytes).sum(), parts })
     }
@@ -161,6 +163,19 @@ mod tests {
         assert_eq!(to_spare(100, 10_000, 4), 25);
         assert_eq!(to_spare(100, 160, 0), 10);
         assert_eq!(to_spare(100, 0, 1), 0);
+    }
+
+    #[test]
+    fn what_the_store_has_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = DumpId::new(jiff::Timestamp::UNIX_EPOCH, 1, 1);
+        for state in State::ALL {
+            fs::write(dir.path().join(format!("{id}.zip.{state}")), [0; 10]).unwrap();
+        }
+        fs::rename(dir.path().join(format!("{id}.zip.ready")), dir.path().join(format!("{id}.zip"))).unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        assert_eq!(spool.list().unwrap().len(), 5);
+        assert_eq!(Usage::of(&spool).unwrap(), Usage { bytes: 40, parts: 1 });
     }
 
     #[test]

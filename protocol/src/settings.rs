@@ -292,7 +292,7 @@ pub struct ComposerSettings {
     pub log_lines: u32,
     /// The most that is kept of a core, in bytes, before compression.
     pub max_core_bytes: Option<u64>,
-    /// The most there may be in the spool, in bytes.
+    /// The most there may be in the spool, in bytes, of what the store does not have.
     pub spool_max_bytes: Option<u64>,
     /// What is to stay free of its disk.
     pub keep_free: KeepFree,

@@ -3,9 +3,10 @@
 //! | name | state | who may move it on |
 //! |---|---|---|
 //! | `<id>.zip.part` | a composer is writing it and holds its lock | composer to ready; uploader to torn, once the lock is free |
-//! | `<id>[_hint].zip` | complete, synced, never written again | uploader: to the store and away, or to rejected |
+//! | `<id>[_hint].zip` | complete, synced, never written again | uploader: to the store and away, or to uploaded, or to rejected |
 //! | `<id>.zip.torn` | its composer died | uploader, holding its lock: to ready, repaired, or away if there is nothing to repair |
 //! | `<id>[_hint].zip.rejected` | the store will never take this file | a person |
+//! | `<id>[_hint].zip.uploaded` | the store has it, this is a copy | uploader: away |
 //!
 //! `<id>.upload` is no state of a dump: it is what the uploader remembers of an
 //! upload in parts, and nobody else's business.

@@ -13,6 +13,7 @@ use protocol::spool::{DumpId, Spool};
 
 use crate::config::{Config, DEFAULT_FILE, Env};
 use crate::monitor::Monitor;
+use crate::retention::Retention;
 use crate::upload::Uploader;
 use crate::{daemon, push, store, view};
 
@@ -145,7 +146,8 @@ fn config(cli: &Cli, env: Env<'_>) -> Result<Config, Failure> {
 
 fn uploader(config: Config) -> anyhow::Result<Uploader> {
     let store = store::open(config.store, config.bandwidth)?;
-    Ok(Uploader::new(Spool::at(config.spool_dir), store, config.key, config.part_size))
+    let retention = Retention::new(config.retention);
+    Ok(Uploader::new(Spool::at(config.spool_dir), store, config.key, config.part_size, retention))
 }
 
 /// Runs to the end. One thread is enough for what waits for a network, and more

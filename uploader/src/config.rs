@@ -15,6 +15,7 @@ use reqwest::Certificate;
 use crate::dump::CHUNK;
 use crate::hook::Hook;
 use crate::key::Template;
+use crate::retention::Limits;
 
 /// Where the settings are if nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/coredump-handler/uploader.yaml";
@@ -55,6 +56,8 @@ pub struct Config {
     pub part_size: u64,
     /// How many bytes may leave per second, all uploads together.
     pub bandwidth: Option<NonZeroU64>,
+    /// What may stay of dumps that the store has. If unset they are deleted.
+    pub retention: Option<Limits>,
     /// How long uploads in flight may go on after a SIGTERM.
     pub grace: Duration,
     /// Where metrics and probes are answered; nowhere, if unset.
@@ -163,6 +166,7 @@ impl Config {
                 format_args!("is {bandwidth} per second, less than {least}: 128 KiB for each of `parallel`");
             reader.reject("bandwidth", why);
         }
+        let retention = Limits::read(&mut reader, "retention");
         let grace = reader.or("grace", DEFAULT_GRACE);
         let grace = Duration::try_from(grace).unwrap_or_else(|_| {
             reader.reject("grace", "is negative");
@@ -181,6 +185,7 @@ impl Config {
                 parallel: parallel as usize,
                 part_size: part_size.as_u64(),
                 bandwidth: bandwidth.and_then(|bandwidth| NonZeroU64::new(bandwidth.as_u64())),
+                retention,
                 grace,
                 listen,
                 hook,
@@ -325,6 +330,7 @@ mod tests {
         let StoreConfig::S3(s3) = config.store else { panic!() };
         assert_eq!(s3.endpoint, "https://s3.us-east-1.amazonaws.com");
         assert_eq!((config.parallel, config.part_size, config.bandwidth), (2, 16 << 20, None));
+        assert_eq!(config.retention, None);
         assert_eq!(config.spool_dir, Path::new(DEFAULT_SPOOL_DIR));
         assert_eq!((config.listen, config.ready_without_store), (None, false));
         assert!(matches!(
@@ -360,6 +366,7 @@ mod tests {
         let s3 = |more: &str| format!("store: {{s3: {{bucket: dumps, {more}}}}}");
         let bucket = |name: &str| format!("store: {{s3: {{bucket: {name}}}}}");
         let long = format!("prefix: {}", "x".repeat(MAX_PREFIX + 1));
+        let retention = |what: &str| format!("store: {{dir: {{path: /x}}}}\nretention: {{{what}}}");
         for (yaml, key) in [
             (bucket("ab"), "store.s3.bucket"),
             (bucket("a..b"), "store.s3.bucket"),
@@ -383,6 +390,16 @@ mod tests {
             ("store: {dir: {path: /x}}\nbandwidth: 255KiB".to_owned(), "bandwidth"),
             ("store: {dir: {path: /x}}\nbandwidth: 0".to_owned(), "bandwidth"),
             ("store: {dir: {path: /x}}\ngrace: -1s".to_owned(), "grace"),
+            ("store: {dir: {path: /x}}\nretention: keep".to_owned(), "retention"),
+            (retention("after_upload: archive"), "retention.after_upload"),
+            (retention("after_upload: keep, max_age: 1 month"), "retention.max_age"),
+            (retention("after_upload: keep, max_age: -1d"), "retention.max_age"),
+            (retention("after_upload: keep, max_bytes: all"), "retention.max_bytes"),
+            (retention("after_upload: keep, keep_free: 15%"), "retention.keep_free"),
+            (retention("after_upload: keep, max_files: 3"), "retention.max_files"),
+            (retention("max_age: 1d"), "retention.max_age"),
+            (retention("after_upload: delete, max_bytes: 1GiB"), "retention.max_bytes"),
+            (retention("after_upload: delete, keep_free: auto"), "retention.keep_free"),
             ("store: {dir: {path: /x}}\nkey: '{x}'".to_owned(), "key"),
             ("store: {dir: {path: /x}}\nlisten: 9464".to_owned(), "listen"),
             ("store: {dir: {path: /x}}\nlisten: localhost:9464".to_owned(), "listen"),

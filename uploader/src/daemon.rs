@@ -37,6 +37,9 @@ const LAST_DELAY: Duration = Duration::from_secs(150);
 const LONGEST_DELAY: Duration = Duration::from_secs(900);
 /// How often it is looked for uploads in parts whose dump is gone.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How often it is looked for uploaded dumps that have to go. An upload takes no
+/// space; but others write to the disk, too.
+const EXPIRE_EVERY: Duration = Duration::from_secs(10);
 /// For uploads to be aborted, after the grace period, that could not be remembered.
 pub const LAST_WORDS: Duration = Duration::from_secs(6);
 
@@ -68,11 +71,12 @@ pub async fn run(
         tokio::spawn(reach::ask(uploader.clone(), Arc::clone(&monitor)));
     }
     tokio::spawn(Journal::new(uploader.spool().clone(), Arc::clone(&monitor)).follow());
-    let sweeper = uploader.clone();
-    let mut daemon = Daemon::new(uploader, parallel, monitor);
+    let others = uploader.clone();
+    let mut daemon = Daemon::new(uploader, parallel, Arc::clone(&monitor));
     tokio::select! {
         () = daemon.serve() => {}
-        () = sweep(&sweeper) => {}
+        () = sweep(&others) => {}
+        () = expire(&others, &monitor) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -84,6 +88,20 @@ async fn sweep(uploader: &Uploader) {
     loop {
         uploader.sweep().await;
         sleep(SWEEP_EVERY).await;
+    }
+}
+
+async fn expire(uploader: &Uploader, monitor: &Arc<Monitor>) {
+    loop {
+        let counted = Arc::clone(monitor);
+        let pause = match uploader.expire(move |reason| counted.metrics.expired(reason)).await {
+            Ok(()) => EXPIRE_EVERY,
+            Err(err) => {
+                log::warn!("uploaded dumps are not seen to: {err:#}");
+                REST
+            }
+        };
+        sleep(pause).await;
     }
 }
 
@@ -331,6 +349,8 @@ impl Patience {
 
 #[cfg(test)]
 mod tests {
+    use crate::retention::Retention;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -364,7 +384,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_trouble_with_the_store_makes_all_dumps_wait() {
         let store = crate::store::open(crate::config::StoreConfig::Dir("/nowhere".into()), None).unwrap();
-        let uploader = Uploader::new(Spool::at("/nowhere"), store, Default::default(), 1);
+        let uploader =
+            Uploader::new(Spool::at("/nowhere"), store, Default::default(), 1, Retention::new(None));
         let host_dir = protocol::host::HostPath::try_from("/nowhere").unwrap();
         let monitor = Monitor::new(crate::hook::Hook::new("/nowhere".into(), &host_dir), false);
         let mut daemon = Daemon::new(uploader, 1, Arc::new(monitor));

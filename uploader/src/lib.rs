@@ -1,7 +1,7 @@
 //! Ships finished dumps to a store.
 //!
 //! ```text
-//!  spool ──inotify──▶ watch ──▶ list ──▶ plan ──▶ upload ──▶ store ──▶ confirm ──▶ delete
+//!  spool ──inotify──▶ watch ──▶ list ──▶ plan ──▶ upload ──▶ store ──▶ confirm ──▶ delete, or keep
 //!                       ▲                   │                              │
 //!                       └── every few minutes, after an overflow, at start ┘
 //! ```
@@ -26,6 +26,7 @@ mod push;
 mod queue;
 mod reach;
 mod repair;
+mod retention;
 mod store;
 mod upload;
 mod view;

@@ -14,6 +14,7 @@ use protocol::journal::{Outcome, Skip};
 use protocol::manifest::Truncation;
 use protocol::spool::{Found, State};
 
+use crate::retention::Reason;
 use crate::upload::{Fate, Trouble};
 
 /// Media type of [`Metrics::text`], which Prometheus reads since 2.5.
@@ -39,6 +40,7 @@ pub struct Metrics {
     uploads: Family<Labels, Counter>,
     upload_bytes: Counter,
     upload_seconds: Histogram,
+    expired: Family<Labels, Counter>,
     dumps: Family<Labels, Gauge>,
     bytes: Gauge,
     /// With no labels, and so one value or none.
@@ -69,6 +71,9 @@ impl Metrics {
         let upload_seconds = Histogram::new(SECONDS);
         let help = "Time an upload took that succeeded";
         registry.register("upload_duration_seconds", help, upload_seconds.clone());
+        let expired = Family::default();
+        let help = "Uploaded dumps that were removed from the spool, by reason";
+        registry.register("expired", help, expired.clone());
         let dumps = Family::default();
         registry.register("spool_dumps", "Dumps in the spool, by state", dumps.clone());
         let bytes = Gauge::default();
@@ -84,6 +89,9 @@ impl Metrics {
         for result in UPLOADS {
             drop(uploads.get_or_create(&[("result", result)]));
         }
+        for reason in Reason::ALL {
+            drop(expired.get_or_create(&[("reason", reason.as_str())]));
+        }
         Metrics {
             registry,
             captured,
@@ -92,6 +100,7 @@ impl Metrics {
             uploads,
             upload_bytes,
             upload_seconds,
+            expired,
             dumps,
             bytes,
             oldest,
@@ -133,6 +142,11 @@ impl Metrics {
         count(&self.uploads, "result", result);
     }
 
+    /// Counts an uploaded dump that had to go.
+    pub fn expired(&self, reason: Reason) {
+        count(&self.expired, "reason", reason.as_str());
+    }
+
     /// Sets what there is to say about the spool.
     pub fn spool(&self, found: &[Found]) {
         for state in State::ALL {
@@ -141,7 +155,8 @@ impl Metrics {
         }
         self.bytes.set(signed(found.iter().map(|found| found.bytes).sum()));
         // What waits for a person may wait for ever, and hide what is stuck.
-        let waiting = found.iter().filter(|found| found.entry.state() != State::Rejected);
+        let waits = |found: &&Found| !matches!(found.entry.state(), State::Rejected | State::Uploaded);
+        let waiting = found.iter().filter(waits);
         match waiting.filter_map(|found| found.modified.duration_since(SystemTime::UNIX_EPOCH).ok()).min() {
             Some(oldest) => {
                 self.oldest.get_or_create(&[]).set(signed(oldest.as_secs()));
@@ -262,18 +277,20 @@ mod tests {
             found("2-00000000_x.zip", 40, 2),
             found("3-00000000.zip", 30, 3),
             found("4-00000000.zip.part", 50, 4),
+            found("5-00000000_x.zip.uploaded", 20, 5),
         ]);
         let text = metrics.text(false);
         for line in [
             "coredump_spool_dumps{state=\"ready\"} 2\n",
             "coredump_spool_dumps{state=\"torn\"} 0\n",
-            "coredump_spool_bytes 10\n",
+            "coredump_spool_dumps{state=\"uploaded\"} 1\n",
+            "coredump_spool_bytes 15\n",
             "coredump_spool_oldest_timestamp_seconds{} 30\n",
             "coredump_core_pattern_owned 0\n",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }
-        metrics.spool(&[found("1-00000000.zip.rejected", 10, 1)]);
+        metrics.spool(&[found("1-00000000.zip.rejected", 10, 1), found("5-00000000.zip.uploaded", 20, 5)]);
         assert!(!metrics.text(true).contains("coredump_spool_oldest_timestamp_seconds{"));
     }
 }

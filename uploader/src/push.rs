@@ -1,5 +1,5 @@
 //! `uploader push`: uploads what is in the spool now, once. What is torn is
-//! repaired before.
+//! repaired before, and what the store has is removed after it, if it may not stay.
 
 use std::collections::BTreeSet;
 
@@ -56,6 +56,9 @@ pub async fn push(uploader: &Uploader, ids: &[DumpId], parallel: usize) -> anyho
                 failed += 1;
             }
         }
+    }
+    if let Err(err) = uploader.expire(|_| {}).await {
+        log::warn!("uploaded dumps are not seen to: {err:#}");
     }
     anyhow::ensure!(failed == 0, "{failed} dumps were not uploaded");
     Ok(())

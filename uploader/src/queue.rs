@@ -83,7 +83,7 @@ pub fn plan(found: &[Found], now: SystemTime, progress: &Progress, workers: Opti
             State::Torn if !progress.repairing && !progress.rests(entry.id(), now) => {
                 torn.get_or_insert(entry);
             }
-            State::Ready | State::Part | State::Torn | State::Rejected => {}
+            State::Ready | State::Part | State::Torn | State::Rejected | State::Uploaded => {}
         }
     }
     steps.extend(torn.cloned().map(Step::Repair));
@@ -202,8 +202,8 @@ mod tests {
     }
 
     #[test]
-    fn what_has_to_wait_for_a_person_waits() {
-        let spool = [found("2-00000000.zip.rejected", 999)];
+    fn what_has_to_wait_for_a_person_waits_and_what_was_uploaded_is_not_again() {
+        let spool = [found("2-00000000.zip.rejected", 999), found("3-00000000.zip.uploaded", 999)];
         assert_eq!(planned(&spool, &Progress::default(), 2), [""; 0]);
     }
 }

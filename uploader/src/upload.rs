@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dump::{Dump, metadata, read_manifest};
 use crate::key::Template;
 use crate::ledger::Ledger;
+use crate::retention::{Reason, Retention};
 use crate::store::{Head, PutError, Store, retry_after};
 
 /// How many dumps are measured at a time, of the small ones and of the large
@@ -30,6 +31,7 @@ struct Inner {
     store: Arc<dyn Store>,
     key: Template,
     part_size: u64,
+    retention: Retention,
     stop: CancellationToken,
     measuring: [Semaphore; 2],
 }
@@ -37,7 +39,7 @@ struct Inner {
 /// What became of a dump, if something did.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fate {
-    /// It is in the store, and no longer in the spool.
+    /// It is in the store, and no longer in the spool but as a copy.
     Stored,
     /// It is set aside: the store will never take it.
     Rejected,
@@ -58,11 +60,17 @@ pub enum Trouble {
 
 impl Uploader {
     /// Uploads from `spool` to `store`, to keys made by `key`, in parts of
-    /// `part_size` bytes.
-    pub fn new(spool: Spool, store: Arc<dyn Store>, key: Template, part_size: u64) -> Uploader {
+    /// `part_size` bytes; `retention` says what becomes of them then.
+    pub fn new(
+        spool: Spool,
+        store: Arc<dyn Store>,
+        key: Template,
+        part_size: u64,
+        retention: Retention,
+    ) -> Uploader {
         let stop = CancellationToken::new();
         let measuring = [(); 2].map(|()| Semaphore::new(MEASURED_AT_A_TIME));
-        Uploader(Arc::new(Inner { spool, store, key, part_size, stop, measuring }))
+        Uploader(Arc::new(Inner { spool, store, key, part_size, retention, stop, measuring }))
     }
 
     /// Where dumps are.
@@ -111,8 +119,17 @@ impl Uploader {
         }
     }
 
+    /// Removes uploaded dumps that may not stay, and says of each why.
+    ///
+    /// # Errors
+    /// If the spool cannot be listed, or some of them cannot be removed.
+    pub async fn expire(&self, removed: impl FnMut(Reason) + Send + 'static) -> anyhow::Result<()> {
+        let inner = Arc::clone(&self.0);
+        spawn_blocking(move || inner.retention.apply(&inner.spool, removed)).await?
+    }
+
     /// Uploads the dump of `entry`, has the store confirm it, and only then
-    /// deletes it. Killed anywhere in between it leaves the dump where it was,
+    /// lets it go. Killed anywhere in between it leaves the dump where it was,
     /// and the next attempt finds the object there or puts the same bytes at
     /// the same key.
     ///
@@ -166,7 +183,7 @@ impl Inner {
             }
             Err(PutError::Later(why)) => return Err(Trouble::Store(why)),
         }
-        self.delete(entry).await?;
+        self.let_go(entry).await?;
         let seconds = began.elapsed().as_secs_f32();
         log::info!(dump:% = entry.id(), key:% = dump.key, bytes = dump.bytes, seconds; "uploaded");
         Ok(Fate::Stored)
@@ -240,11 +257,14 @@ impl Inner {
         }
     }
 
-    async fn delete(&self, entry: &Entry) -> Result<(), Trouble> {
+    async fn let_go(&self, entry: &Entry) -> Result<(), Trouble> {
         // Giving gigabytes back to a file system may take it a while.
-        let path = self.spool.path(entry);
-        let removed = spawn_blocking(move || std::fs::remove_file(path)).await;
-        match removed.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+        let (spool, stored, keeps) = (self.spool.clone(), entry.clone(), self.retention.keeps());
+        let gone = spawn_blocking(move || match keeps {
+            true => spool.set_state(&stored, State::Uploaded).map(drop),
+            false => std::fs::remove_file(spool.path(&stored)),
+        });
+        match gone.await.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
             Ok(()) => Ok(()),
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
                 log::info!(dump:% = entry.id(); "somebody removed it from the spool while it was uploaded");
@@ -252,7 +272,7 @@ impl Inner {
             }
             Err(err) => {
                 let err = anyhow::Error::from(err);
-                Err(Trouble::Dump(err.context(format!("deleting {entry}, which is stored"))))
+                Err(Trouble::Dump(err.context(format!("letting go of {entry}, which is stored"))))
             }
         }
     }
@@ -288,7 +308,8 @@ mod tests {
     #[tokio::test]
     async fn a_small_dump_is_measured_while_large_ones_are() {
         let store = crate::store::open(crate::config::StoreConfig::Dir("/nowhere".into()), None).unwrap();
-        let uploader = Uploader::new(Spool::at("/nowhere"), store, Template::default(), 1);
+        let uploader =
+            Uploader::new(Spool::at("/nowhere"), store, Template::default(), 1, Retention::new(None));
         let (held, holding) = std::sync::mpsc::channel::<()>();
         let holding = Arc::new(std::sync::Mutex::new(holding));
         let large = (0..MEASURED_AT_A_TIME + 1).map(|_| {

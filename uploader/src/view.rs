@@ -44,7 +44,7 @@ pub fn ls(spool: &Spool, json: bool) -> anyhow::Result<String> {
 fn row(spool: &Spool, found: &Found) -> io::Result<Row> {
     // What is not complete has no manifest yet.
     let manifest = match found.entry.state() {
-        State::Ready | State::Rejected => {
+        State::Ready | State::Rejected | State::Uploaded => {
             let file = spool.read(&found.entry);
             file.ok().and_then(|file| Some(read_manifest(&file, found.entry.id()).ok()?.1))
         }

@@ -94,11 +94,13 @@ pub enum State {
     Torn,
     /// The store will never take it. A person has to look.
     Rejected,
+    /// The store has it. What is left here is a copy, and may go at any time.
+    Uploaded,
 }
 
 impl State {
     /// All of them.
-    pub const ALL: [State; 4] = [State::Part, State::Ready, State::Torn, State::Rejected];
+    pub const ALL: [State; 5] = [State::Part, State::Ready, State::Torn, State::Rejected, State::Uploaded];
 
     const fn suffix(self) -> &'static str {
         match self {
@@ -106,6 +108,7 @@ impl State {
             State::Ready => ".zip",
             State::Torn => ".zip.torn",
             State::Rejected => ".zip.rejected",
+            State::Uploaded => ".zip.uploaded",
         }
     }
 
@@ -116,6 +119,7 @@ impl State {
             State::Ready => "ready",
             State::Torn => "torn",
             State::Rejected => "rejected",
+            State::Uploaded => "uploaded",
         }
     }
 }
@@ -141,7 +145,7 @@ impl Entry {
             State::ALL.iter().find_map(|state| Some((name.strip_suffix(state.suffix())?, *state)))?;
         let (id, hint) = stem.split_at(stem.find('_').unwrap_or(stem.len()));
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        let may_have_hint = matches!(state, State::Ready | State::Rejected);
+        let may_have_hint = matches!(state, State::Ready | State::Rejected | State::Uploaded);
         if !hint.is_empty() && (!may_have_hint || !hint.bytes().all(plain)) {
             return None;
         }
@@ -205,6 +209,7 @@ mod tests {
             (format!("{ID}_payments_api-7d9c6_api_SIGSEGV.zip"), State::Ready),
             (format!("{ID}.zip.torn"), State::Torn),
             (format!("{ID}_x.zip.rejected"), State::Rejected),
+            (format!("{ID}_x.zip.uploaded"), State::Uploaded),
         ] {
             let entry = Entry::parse(&name).unwrap();
             assert_eq!((entry.to_string(), entry.id(), entry.state()), (name, &id(), state));

@@ -8,5 +8,6 @@ mod memory;
 mod monitor;
 mod repair;
 mod resume;
+mod retention;
 mod shipping;
 mod spool;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use protocol::journal::{FILE_NAME, Line, Outcome, PREVIOUS, Skip};
 use protocol::manifest::Truncation;
-use protocol::spool::DumpId;
+use protocol::spool::{DumpId, State};
 use testbed::store::{Fault, Operation, Store};
 use testbed::wait_for;
 
@@ -338,6 +338,18 @@ fn uploads_and_the_spool_are_measured() {
     watched.wait_for_metric("coredump_uploads_total{result=\"rejected\"}", 1.0);
     watched.wait_for_metric("coredump_spool_dumps{state=\"rejected\"}", 1.0);
     assert_eq!(watched.metric(oldest), None, "it waits for a person");
+}
+
+#[test]
+fn copies_that_go_are_counted() {
+    let store = Store::temporary(BUCKET);
+    let node = watched(&store, "");
+    let entry = node.dump(1000);
+    node.spool().set_state(&entry, State::Uploaded).unwrap();
+    let watched = Watched::start(&node);
+    watched.wait_for_metric("coredump_expired_total{reason=\"age\"}", 1.0);
+    assert_eq!(watched.metric("coredump_expired_total{reason=\"space\"}"), Some(0.0));
+    assert_eq!((node.states(), store.objects(BUCKET).len()), (vec![], 0));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use protocol::manifest::Truncation;
 use protocol::spool::State;
 use testbed::elf;
 use testbed::memory::{Fill, Memory};
+use testbed::node;
 use testbed::wait_for;
 
 use crate::{Collecting, Mounted, PATIENCE, unzip_approves};
@@ -125,5 +126,32 @@ fn what_is_to_stay_free_of_the_disk_stays_free() {
     crash();
     assert_eq!(only_line(&collecting).outcome, Outcome::Skipped { reason: Skip::DiskFull });
     assert!(free() >= 40 * MIB && collecting.node.dumps(State::Part).is_empty());
+    drop(mounted);
+}
+
+#[test]
+fn copies_of_what_is_uploaded_give_way_to_a_crash() {
+    let collecting = Collecting::new("composer: {keep_free: 40MiB, spool_max_bytes: 12MiB}");
+    let node = &collecting.node;
+    let spool = node.spool_dir();
+    let mounted = Mounted::tmpfs(&spool, "size=64m,mode=2770");
+    let copies =
+        ["20261122T193101Z-1-00000000", "20261122T193101Z-2-00000000", "20261122T193101Z-3-00000000"];
+    for id in copies {
+        fs::write(spool.join(format!("{id}.zip.uploaded")), vec![1; 10 << 20]).unwrap();
+    }
+    crash();
+    assert_eq!(only_line(&collecting).outcome, Outcome::Skipped { reason: Skip::DiskFull }, "nobody uploads");
+    fs::remove_file(spool.join("crashes.jsonl")).unwrap();
+
+    let objects = node.path().join("objects");
+    let retention = "retention: {after_upload: keep, keep_free: 50MiB}";
+    node.write_uploader_yaml(&format!("store: {{dir: {{path: {}}}}}\n{retention}\n", objects.display()));
+    node::run(&mut node.uploader(["push"]));
+    let left = node.dumps(State::Uploaded);
+    assert_eq!(left.iter().map(|entry| entry.id().as_str()).collect::<Vec<_>>(), copies[2..]);
+    crash();
+    let outcome = only_line(&collecting).outcome;
+    assert!(matches!(outcome, Outcome::Captured { .. }), "{outcome:?}");
     drop(mounted);
 }
