@@ -94,7 +94,7 @@ fmt-check:
 lint: check-deps ## formatting, clippy, shellcheck, dependency directions
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p composer --no-default-features --all-targets -- -D warnings
-	shellcheck deploy/*.sh deploy/testbed/src/containerd/*.sh .ci/run
+	shellcheck deploy/*.sh deploy/testbed/src/containerd/*.sh deploy/testbed/tests/install_cos/*.sh .ci/run
 
 .PHONY: doc
 doc: ## the developers' documentation

@@ -21,6 +21,7 @@ if [ "${1:-}" != build ]; then
     need curl curl          # asks the store of the tests questions that no client of ours would
     need gdb gdb            # opens a core the way its reader will
     need ip iproute2        # a network without anybody else
+    need jq jq              # deploy/install-cos.sh reads with it
     need kubectl kubernetes-client # has kustomize in it
     need pkill procps        # lets the store of the demo die
     need python3 python3     # opens dumps
