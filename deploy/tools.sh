@@ -23,6 +23,9 @@ if [ "${1:-}" != build ]; then
     need ip iproute2        # a network without anybody else
     need jq jq              # deploy/install-cos.sh reads with it
     need kubectl kubernetes-client # has kustomize in it
+    need mkfs.btrfs btrfs-progs # a disk with a quota that binds root
+    need mkfs.ext4 e2fsprogs # disks that fail
+    need mkfs.xfs xfsprogs  # another, that stops
     need pkill procps        # lets the store of the demo die
     need python3 python3     # opens dumps
     need runc runc

@@ -55,7 +55,8 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
     story.note(format_args!("began: pid {pid} ({comm}), signal {signal}"));
     argv.problems.iter().for_each(|problem| story.problem(problem));
 
-    let (pipe, small) = CorePipe::take().context("taking the pipe")?;
+    let undumped = || format!("no dump of pid {pid}");
+    let (pipe, small) = CorePipe::take().context("taking the pipe").with_context(undumped)?;
     small.iter().for_each(|problem| story.problem(problem));
     // Neither of the two may take the core with it.
     let read_process = || process::read(argv.pid, argv.tid, argv.pidfd, |cut| story.problem(cut));
@@ -76,7 +77,8 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
     }
 
     let dir = HostRoot::new("/").locate(&settings.spool_dir);
-    let spool = Spool::open(&dir).with_context(|| format!("opening the spool {}", dir.display()))?;
+    let spool = Spool::open(&dir).with_context(|| format!("opening the spool {}", dir.display()));
+    let spool = spool.with_context(undumped)?;
     let time = crash_time(argv, &mut story);
     let random = RandomState::new().hash_one(()); // std seeds it from getrandom(2)
     let id = DumpId::new(time.unwrap_or_else(now), argv.pid.unwrap_or(0), random as u32);
@@ -89,7 +91,7 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
         },
         Err(reason) => {
             drop(pipe);
-            Ok(Captured::nothing(reason, dump.container()))
+            Ok(dump.left_out(reason, dump.container()))
         }
     };
 
@@ -133,15 +135,6 @@ struct Captured {
     outcome: Outcome,
     /// Where it ran.
     container: Option<String>,
-}
-
-impl Captured {
-    /// It was not wanted.
-    fn nothing(reason: Skip, container: Option<String>) -> Captured {
-        let whose = container.as_deref().unwrap_or("the host");
-        let said = format!("left out ({}): a process of {whose}", reason.as_str());
-        Captured { said, outcome: Outcome::Skipped { reason }, container }
-    }
 }
 
 /// What is known before the first byte of the core.
@@ -191,6 +184,13 @@ impl Dump<'_> {
         }
     }
 
+    /// It was not wanted, or there was no room for it.
+    fn left_out(&self, reason: Skip, container: Option<String>) -> Captured {
+        let whose = container.as_deref().unwrap_or("the host");
+        let said = format!("left out {} ({}): a process of {whose}", self.id, reason.as_str());
+        Captured { said, outcome: Outcome::Skipped { reason }, container }
+    }
+
     /// Writes and publishes.
     fn write(
         &self,
@@ -207,7 +207,7 @@ impl Dump<'_> {
         if let Some(reason) = space.refusal().context("asking how full the disk is")? {
             drop(pipe);
             part.discard().context("removing a dump that has no room")?;
-            return Ok(Captured::nothing(reason, self.container()));
+            return Ok(self.left_out(reason, self.container()));
         }
         // The runtime may take seconds to answer, and the crashed process cannot
         // be reaped until we have drained its pipe. So: both at once.
@@ -239,7 +239,7 @@ impl Dump<'_> {
         if let Some(reason) = skip.get().cloned() {
             drop(copied);
             part.discard().context("removing a dump that is not wanted")?;
-            return Ok(Captured::nothing(reason, container));
+            return Ok(self.left_out(reason, container));
         }
         let (mut zip, copied) = copied.context("copying the core")?;
         let held_ms = u64::try_from(story.until(copied.released).as_millis()).unwrap_or(u64::MAX);

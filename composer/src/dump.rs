@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
+use nix::sys::statfs::{XFS_SUPER_MAGIC, fstatfs};
 use protocol::manifest::{CORE, Truncation};
 use protocol::settings::Compression;
 use protocol::spool::DumpId;
@@ -18,6 +19,7 @@ use zip::{CompressionMethod, ZipWriter};
 use crate::elf::Extent;
 use crate::encoding::{Deflate, ZstdSink};
 use crate::pipeline::{self, Encode, Limits, Spill, Stop, Total, Verbatim};
+use crate::space::CONTEXT;
 
 /// What of the dump is small is compressed by this level.
 const LEVEL: i64 = 1;
@@ -90,7 +92,8 @@ impl<'part> DumpZip<'part> {
         let entry = Entry::begin(file, format!("{id}/{CORE}"), method, dos_time, last_words)?;
         let mut extent = Extent::default();
         let look = |piece: &[u8]| extent.feed(piece);
-        let mut out = Counted { file, bytes: 0, window: plan.window.clamp(LEAST_WINDOW, MOST_WINDOW) };
+        let window = plan.window.clamp(LEAST_WINDOW, MOST_WINDOW);
+        let mut out = Counted { file, bytes: 0, window, claims: Claims::new(file) };
         let limits = Limits { unwanted: plan.unwanted, enough: plan.enough };
         let verbatim = || vec![Box::new(Verbatim) as Box<dyn Encode>];
         let total = match plan.compression {
@@ -119,8 +122,14 @@ impl<'part> DumpZip<'part> {
                 total
             }
         };
+        out.claims.before(file, CONTEXT);
         let Total { bytes, crc32, released, stopped, .. } = total;
-        entry.end(file, Ended { crc32, compressed: out.bytes, uncompressed: bytes })?;
+        let ended = Ended { crc32, compressed: out.bytes, uncompressed: bytes };
+        // Only the manifest can say why it is not whole, and we may not come to that.
+        match stopped.is_none() && extent.expected_bytes().is_some_and(|expected| bytes >= expected) {
+            true => entry.end(file, ended)?,
+            false => entry.end_early(file, ended)?,
+        }
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Deflated)
             .compression_level(Some(LEVEL))
@@ -138,8 +147,9 @@ impl<'part> DumpZip<'part> {
 
     /// Writes the directory of the zip. Without it there is no zip.
     pub fn finish(self) -> io::Result<()> {
-        self.zip.finish()?;
-        Ok(())
+        let mut file = self.zip.finish()?;
+        // What was claimed and is not needed.
+        file.set_len(file.stream_position()?)
     }
 }
 
@@ -150,6 +160,40 @@ struct Counted<'a> {
     /// How much of it may wait in the page cache. More would have the node's other
     /// writers wait, and its memory be spent on what is read once, if at all.
     window: u64,
+    claims: Claims,
+}
+
+/// Room on the disk that a file has before it is written to.
+///
+/// XFS takes room ahead of whoever writes, up to as much as he has written
+/// already (`xfs_iomap_prealloc_size` in `fs/xfs/xfs_iomap.c`), which may be more
+/// than is to spare; but not where there is some.
+struct Claims {
+    /// Up to where in the file; `None` where nobody takes more than he needs.
+    end: Option<u64>,
+}
+
+/// So much at a time.
+const CLAIM: u64 = 1 << 20;
+
+impl Claims {
+    fn new(file: &File) -> Claims {
+        let is_xfs = fstatfs(file).is_ok_and(|fs| fs.filesystem_type() == XFS_SUPER_MAGIC);
+        Claims { end: is_xfs.then_some(0) }
+    }
+
+    /// Before so many bytes are written where `file` stands.
+    fn before(&mut self, mut file: &File, bytes: u64) {
+        if let Some(end) = self.end
+            && let Ok(at) = file.stream_position()
+            && at + bytes > end
+        {
+            // Without it, writing will tell what is wrong.
+            let more = bytes.max(CLAIM);
+            let _ = fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, at as i64, more as i64);
+            self.end = Some(at + more);
+        }
+    }
 }
 
 /// Less would be many small writes.
@@ -173,6 +217,7 @@ impl Counted<'_> {
             self.file.set_len(end)?;
             self.file.seek(SeekFrom::Start(end))?;
             self.bytes = total.written;
+            self.claims = Claims::new(self.file);
         }
         Ok(())
     }
@@ -180,6 +225,7 @@ impl Counted<'_> {
 
 impl Write for Counted<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.claims.before(self.file, buf.len() as u64);
         let n = self.file.write(buf)?;
         let before = self.bytes;
         self.bytes += n as u64;

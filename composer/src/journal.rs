@@ -6,12 +6,17 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use protocol::journal::{FILE_NAME, Line, MAX_BYTES, PREVIOUS};
 use protocol::spool::Spool;
 
 /// Holders write one line; one that takes longer is stuck, and the line can do
 /// without the lock, which only keeps two composers from rotating at once.
 const LOCK_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Room on the disk for 400 lines to come: they are about crashes for which there
+/// is none.
+const AHEAD: i64 = 128 << 10;
 
 /// Appends `line`.
 pub fn append(spool: &Spool, line: &Line) -> io::Result<()> {
@@ -28,6 +33,9 @@ pub fn append(spool: &Spool, line: &Line) -> io::Result<()> {
         // A composer was killed there, or its disk was full.
         record.insert(0, b'\n');
     }
+    let at = journal.metadata()?.len();
+    // Without it the line may still fit.
+    let _ = fallocate(&journal, FallocateFlags::FALLOC_FL_KEEP_SIZE, at as i64, AHEAD);
     journal.write_all(&record)
 }
 
@@ -152,6 +160,15 @@ mod tests {
         let text = fs::read_to_string(dir.path().join(FILE_NAME)).unwrap();
         let lines: Vec<Line> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         assert_eq!(lines, [line(1), line(2)]);
+    }
+
+    #[test]
+    fn lines_to_come_have_room_before_the_disk_is_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        append(&spool, &line(1)).unwrap();
+        let journal = fs::metadata(dir.path().join(FILE_NAME)).unwrap();
+        assert!(journal.len() < 1000 && journal.blocks() * 512 >= AHEAD as u64, "{journal:?}");
     }
 
     #[test]

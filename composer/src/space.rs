@@ -16,7 +16,7 @@ use crate::memory;
 use crate::pipeline::BLOCK;
 
 /// What is said about a core has to fit in, too.
-const CONTEXT: u64 = 4 << 20;
+pub const CONTEXT: u64 = 4 << 20;
 /// How often others are asked how much they have written by now.
 const LOOK_EVERY: u64 = 16 << 20;
 

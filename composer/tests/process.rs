@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use protocol::journal::{Line, Outcome};
 use protocol::manifest::{Attribution, Manifest, Truncation};
 use protocol::spool::{Spool, State, is_abandoned};
+use protocol::zip64;
 
 const ARGS: [&[u8]; 11] =
     [b"P4711", b"I4712", b"u0", b"g0", b"s11", b"t1795375861", b"c0", b"d1", b"F", b"hweb-0", b"emy app"];
@@ -38,8 +39,9 @@ impl Node {
         self.0.path().join(name)
     }
 
+    /// How full this machine's disk is makes no difference.
     fn settings(&self, more: &str) {
-        let yaml = format!("spool_dir: {}\n{more}", self.path("spool").display());
+        let yaml = format!("spool_dir: {}\nkeep_free: 64MiB\n{more}", self.path("spool").display());
         fs::write(self.path("composer.yaml"), yaml).unwrap();
     }
 
@@ -130,6 +132,17 @@ fn elf(bytes: usize) -> Vec<u8> {
     core.resize(120, 0);
     core.extend((0..bytes).map(|i| (i * 7 / 3) as u8));
     core
+}
+
+#[test]
+fn only_of_a_whole_core_its_header_says_that_it_has_ended() {
+    for (core, whole) in [(&elf(300_000)[..], true), (&elf(300_000)[..250_000], false)] {
+        let node = Node::new();
+        assert!(node.crash_with(&ARGS, core).success());
+        let dump = node.spool().list().unwrap().remove(0).entry;
+        let (_, stage, _) = zip64::Entry::read(&node.spool().read(&dump).unwrap()).unwrap().unwrap();
+        assert_eq!(matches!(stage, zip64::Stage::Ended(_)), whole, "{stage:?}");
+    }
 }
 
 #[test]

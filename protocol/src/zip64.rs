@@ -82,7 +82,7 @@ pub enum Stage {
     Begun,
     /// Its content is all there.
     Ended(Ended),
-    /// Its writer died, and somebody else has ended it where it can be.
+    /// It was ended where it can be: its writer died, or was kept from the rest.
     Cut(Ended),
 }
 
@@ -175,8 +175,21 @@ impl Entry {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn end(self, mut file: &File, ended: Ended) -> io::Result<()> {
-        let header = self.local_header(&Stage::Ended(ended.clone()));
+    pub fn end(self, file: &File, ended: Ended) -> io::Result<()> {
+        self.end_as(file, Stage::Ended(ended.clone()), ended)
+    }
+
+    /// The same before its content is all there: whoever finds the file without
+    /// what was to follow shall not take it for whole.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn end_early(self, file: &File, ended: Ended) -> io::Result<()> {
+        self.end_as(file, Stage::Cut(ended.clone()), ended)
+    }
+
+    fn end_as(self, mut file: &File, stage: Stage, ended: Ended) -> io::Result<()> {
+        let header = self.local_header(&stage);
         file.write_all_at(&header, 0)?;
         let at = header.len() as u64 + ended.compressed;
         file.write_all(&directory(&[Listed { entry: self, ended, at: 0 }], at))
@@ -391,6 +404,9 @@ mod tests {
         entry.cut(&file, ended.clone()).unwrap();
         assert_eq!(file.metadata().unwrap().len(), at, "the header is as long as before");
         assert_eq!(Entry::read(&file).unwrap().unwrap().1, Stage::Cut(ended.clone()));
+        entry.end_early(&file, ended.clone()).unwrap();
+        let (entry, stage, _) = Entry::read(&file).unwrap().unwrap();
+        assert_eq!(stage, Stage::Cut(ended.clone()));
         entry.end(&file, ended.clone()).unwrap();
         assert_eq!(Entry::read(&file).unwrap().unwrap().1, Stage::Ended(ended));
 

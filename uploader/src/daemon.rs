@@ -349,9 +349,13 @@ impl Patience {
 
 #[cfg(test)]
 mod tests {
-    use crate::retention::Retention;
+    use protocol::spool::DumpId;
+    use testbed::store::{ACCESS_KEY, Fault, REGION, SECRET_KEY};
+    use tokio::task::spawn_blocking;
 
     use super::*;
+    use crate::config::{Credentials, S3Config, StoreConfig};
+    use crate::retention::Retention;
 
     #[tokio::test(start_paused = true)]
     async fn patience_grows_to_minutes_and_ends_with_success() {
@@ -401,6 +405,75 @@ mod tests {
         assert!(!finish(Ok(Fate::Stored)));
         assert_eq!(daemon.progress.failures[entry.id()], 2);
         assert!(daemon.progress.resting.contains_key(entry.id()));
+    }
+
+    const BUCKET: &str = "dumps";
+
+    /// A daemon that ships from `spool` to `store`.
+    fn daemon(spool: Spool, store: &testbed::store::Store) -> Daemon {
+        let config = StoreConfig::S3(S3Config {
+            bucket: BUCKET.into(),
+            prefix: String::new(),
+            endpoint: store.endpoint(),
+            region: REGION.into(),
+            path_style: true,
+            authorities: vec![],
+            credentials: Credentials::Fixed { id: ACCESS_KEY.into(), secret: SECRET_KEY.into(), token: None },
+        });
+        let store = crate::store::open(config, None).unwrap();
+        let host_dir = protocol::host::HostPath::try_from("/nowhere").unwrap();
+        let monitor = Monitor::new(crate::hook::Hook::new("/nowhere".into(), &host_dir), false);
+        let uploader = Uploader::new(spool, store, Default::default(), 1 << 20, Retention::new(None));
+        Daemon::new(uploader, 2, Arc::new(monitor))
+    }
+
+    /// Lets so much time pass, or less, if it is what is waited for.
+    async fn pass(time: Duration, is_over: impl Fn() -> bool) {
+        let end = Instant::now() + time;
+        while Instant::now() < end && !is_over() {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            // Sockets have a time of their own.
+            spawn_blocking(|| std::thread::sleep(Duration::from_millis(2))).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_hour_without_a_store_costs_few_requests_and_no_dump() {
+        let (dir, store) = (tempfile::tempdir().unwrap(), testbed::store::Store::temporary(BUCKET));
+        let id = |n| DumpId::new(jiff::Timestamp::UNIX_EPOCH, n, n);
+        for n in 0..100 {
+            std::fs::write(dir.path().join(format!("{}.zip", id(n))), format!("dump {n}")).unwrap();
+        }
+        // The clock goes by itself when nothing is done, and waiting for a socket
+        // is nothing. This is something.
+        let (held, holding) = std::sync::mpsc::channel::<()>();
+        spawn_blocking(move || holding.recv());
+        store.set_faults(|_| Some(Fault::error(503, "ServiceUnavailable")));
+        let mut daemon = daemon(Spool::open(dir.path()).unwrap(), &store);
+        let daemon = tokio::spawn(async move { daemon.serve().await });
+
+        pass(Duration::from_secs(3600), || false).await;
+        let requests = store.requests().len();
+        assert!((20..=80).contains(&requests), "{requests}");
+        assert!(store.objects(BUCKET).is_empty() && std::fs::read_dir(dir.path()).unwrap().count() == 100);
+
+        store.clear_faults();
+        pass(2 * LAST_DELAY, || !store.objects(BUCKET).is_empty()).await;
+        // Now nobody waits for the time any more.
+        let is_empty = || std::fs::read_dir(dir.path()).unwrap().next().is_none();
+        drop(held);
+        tokio::time::resume();
+        timeout(Duration::from_secs(30), async {
+            while !is_empty() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap();
+        for n in 0..100 {
+            assert_eq!(store.read(BUCKET, &format!("_/_/{}.zip", id(n))), format!("dump {n}").into_bytes());
+        }
+        daemon.abort();
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use jiff::Timestamp;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use protocol::manifest::{self, Attribution, CORE, Core, Crash, Manifest, Truncation};
 use protocol::spool::{DumpId, Entry, Part, Spool, State};
 use protocol::zip64::{self, Ended, Method, Stage};
@@ -55,6 +56,7 @@ pub fn repair(spool: &Spool, torn: &Entry, stop: &CancellationToken) -> anyhow::
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Taken),
         Err(err) => return Err(err).with_context(|| format!("opening {torn} to repair it")),
     };
+    forget(part.file()).with_context(|| format!("writing what there is of {torn} to the disk"))?;
     let manifest = match mend(part.file(), id, stop).with_context(|| format!("repairing {torn}"))? {
         Ok(manifest) => manifest,
         Err(why) => return give_up(spool, torn, part, why),
@@ -66,6 +68,16 @@ pub fn repair(spool: &Spool, torn: &Entry, stop: &CancellationToken) -> anyhow::
     }
     log::info!(dump:% = id, core_bytes = bytes, truncated; "repaired");
     Ok(Outcome::Ready)
+}
+
+/// Has what is read from now on come from the disk: what a failing disk did not
+/// take stays in memory, as if it had, until that is needed (seen on ext4: zeros
+/// from then on, after a sync that had failed once).
+fn forget(file: &File) -> io::Result<()> {
+    file.sync_all()?;
+    // At worst they stay.
+    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    Ok(())
 }
 
 /// Makes a zip of what there is of a dump, and returns its manifest; or says why

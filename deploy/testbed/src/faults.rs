@@ -5,9 +5,13 @@
 //! a crash is *lost* if nobody can say what became of it, and a dump has *lied*
 //! if it is not what it says it is.
 
+mod daemon;
+mod disk;
 mod dump;
 mod kill;
+mod store;
 mod storm;
+mod volume;
 
 use std::fmt;
 
@@ -15,7 +19,9 @@ use protocol::journal::{Line, lines};
 
 use crate::node::Node;
 
+pub use disk::{disk_fails, disk_fails_briefly};
 pub use kill::kill_anywhere;
+pub use store::{store_fails, store_fails_briefly};
 pub use storm::{at_once, in_a_loop};
 
 /// What came of a case.

@@ -7,11 +7,14 @@
 //! way out.
 
 use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
+use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
 const LOCK: &str = "coredump-handler-kernel.lock";
@@ -119,6 +122,39 @@ impl Drop for Kernel {
         if !thread::panicking() {
             assert!(restored, "the watchdog ({ended:?}) did not restore the kernel's settings");
         }
+    }
+}
+
+/// The kernel's log.
+pub struct Log(File);
+
+impl Log {
+    /// All that it still holds.
+    pub fn all() -> Log {
+        let nonblock = OFlag::O_NONBLOCK.bits();
+        Log(File::options().read(true).custom_flags(nonblock).open("/dev/kmsg").expect("/dev/kmsg"))
+    }
+
+    /// What comes from now on.
+    pub fn from_now() -> Log {
+        let mut log = Log::all();
+        log.0.seek(SeekFrom::End(0)).expect("the end of /dev/kmsg");
+        log
+    }
+
+    /// What has come since it was last read, but for what was overwritten meanwhile.
+    pub fn read(&mut self) -> String {
+        let mut log = Vec::new();
+        let mut record = [0; 8192];
+        loop {
+            match self.0.read(&mut record) {
+                Ok(n) => log.extend_from_slice(&record[..n]),
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => break,
+                Err(err) if err.kind() == io::ErrorKind::BrokenPipe => {}
+                Err(err) => panic!("reading /dev/kmsg: {err}"),
+            }
+        }
+        String::from_utf8_lossy(&log).into_owned()
     }
 }
 

@@ -114,7 +114,8 @@ impl Store {
             Some(identity) => {
                 let file = dir.join(".ca.pem");
                 fs::write(&file, &identity.ca_pem).with_context(|| format!("writing {}", file.display()))?;
-                (Some(file), Some(identity.acceptor))
+                let stranger = tls::Identity::new()?.acceptor;
+                (Some(file), Some(tls::Acceptors { own: identity.acceptor, stranger }))
             }
         };
 
@@ -234,9 +235,16 @@ impl Store {
         self.front.set_rule(Some(Box::new(rule)));
     }
 
+    /// Who connects over https from now on meets somebody with the certificate of
+    /// another CA.
+    pub fn be_stranger(&self) {
+        self.front.be_stranger(true);
+    }
+
     /// From now on nothing is wrong.
     pub fn clear_faults(&self) {
         self.front.set_rule(None);
+        self.front.be_stranger(false);
     }
 
     /// Runs `question` among the store's own threads, so that the caller may

@@ -1,10 +1,26 @@
 //! The short form of `make faults`. Needs root.
 
-use testbed::faults::kill_anywhere;
+use testbed::faults::{Tally, disk_fails_briefly, kill_anywhere, store_fails_briefly};
 
 #[test]
 fn whoever_is_killed_whenever_nothing_is_lost_and_nothing_lies() {
     let tally = kill_anywhere(20, 4);
     assert!(tally.is_clean(), "{tally:?}");
     assert!(!tally.notes.starts_with("0 whole, 0 truncated"), "{tally:?}");
+}
+
+#[test]
+fn a_full_disk_costs_what_there_is_no_room_for_and_nothing_else() {
+    let tallies = disk_fails_briefly();
+    assert!(tallies.iter().all(Tally::is_clean), "{tallies:?}");
+    for (tally, what) in tallies.iter().zip(["skipped (disk_full)", "2 disk_full"]) {
+        let known = tally.notes.contains("1 whole") && tally.notes.contains(what);
+        assert!(known || tally.notes.contains("this kernel has no"), "{tally:?}");
+    }
+}
+
+#[test]
+fn whatever_was_wrong_with_the_store_all_arrives_in_the_end() {
+    let tallies = store_fails_briefly();
+    assert!(tallies.iter().all(Tally::is_clean), "{tallies:?}");
 }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use testbed::store::{ACCESS_KEY, Fault, Operation, REGION, SECRET_KEY, Store};
 
@@ -249,6 +250,35 @@ fn the_store_can_be_made_to_fail() {
 }
 
 #[test]
+fn a_body_may_be_cut_off_or_take_its_time() {
+    let store = Store::temporary(BUCKET);
+    let dir = tempfile::tempdir().unwrap();
+    let large = dir.path().join("large");
+    fs::write(&large, vec![b'a'; 4 << 20]).unwrap();
+    let upload = ["--header", "Expect:", "--upload-file", large.to_str().unwrap()];
+    store.set_faults(|_| Some(Fault::Cut { after: 100_000 }));
+    assert_eq!(curl(&object(&store, "a.zip"), &upload).status, "000");
+    assert!((100_000..4 << 20).contains(&store.requests()[0].body_bytes));
+    assert!(store.objects(BUCKET).is_empty());
+
+    store.set_faults(|_| Some(Fault::Slow { rate: 10 }));
+    let began = Instant::now();
+    assert_eq!(put(&store, "a.zip", &[]).status, "200");
+    assert!(began.elapsed() >= Duration::from_millis(500), "{:?}", began.elapsed());
+    store.set_faults(|_| Some(Fault::Slow { rate: 1 }));
+    let url = object(&store, "b.zip");
+    thread::scope(|scope| {
+        let slow =
+            scope.spawn(|| curl(&url, &["--max-time", "4", "--request", "PUT", "--data-binary", "hello"]));
+        while store.requests().len() < 3 {
+            thread::yield_now();
+        }
+        store.clear_faults();
+        assert_eq!(slow.join().unwrap().status, "200", "it is no longer slow");
+    });
+}
+
+#[test]
 fn a_store_that_went_away_comes_back_with_its_objects() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::start(dir.path()).unwrap();
@@ -285,6 +315,10 @@ fn https_is_for_those_who_trust_its_ca() {
     let here = format!("dumps.s3.test:{}:127.0.0.1", store.addr().port());
     let url = store.virtual_endpoint().replace("s3.test", "dumps.s3.test") + "/a.zip";
     assert_eq!(curl(&url, &["--cacert", ca, "--resolve", &here]).body, "hello");
+    store.be_stranger();
+    assert_eq!(put(&store, "b.zip", &["--cacert", ca]).status, "000");
+    store.clear_faults();
+    assert_eq!(put(&store, "b.zip", &["--cacert", ca]).status, "200");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use testbed::faults::{HEAD, Tally, at_once, in_a_loop, kill_anywhere};
+use testbed::faults::{HEAD, Tally, at_once, disk_fails, in_a_loop, kill_anywhere, store_fails};
 
 /// Does harm to the three programs and prints what came of it. Takes the
 /// kernel's settings for as long as that takes, and puts them back.
@@ -25,8 +25,10 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let tallies =
-        [kill_anywhere(options.kills, options.seed), at_once(options.storm), in_a_loop(options.crashes)];
+    let mut tallies =
+        vec![kill_anywhere(options.kills, options.seed), at_once(options.storm), in_a_loop(options.crashes)];
+    tallies.extend(disk_fails());
+    tallies.extend(store_fails());
     println!("{HEAD}");
     for tally in &tallies {
         println!("{tally}");

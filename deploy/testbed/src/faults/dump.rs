@@ -1,6 +1,7 @@
 //! Whether a dump is what it says it is.
 
 use std::io::Cursor;
+use std::panic;
 use std::path::Path;
 
 use protocol::manifest::Truncation;
@@ -21,6 +22,12 @@ pub enum Kind {
 /// Compares a dump with the memory that the crashed process had at `address`.
 /// Returns what is wrong with it, if something is.
 pub fn judge(path: &Path, address: u64, memory: Memory) -> Result<Kind, String> {
+    // Opening what is no dump panics.
+    panic::catch_unwind(|| compare(path, address, memory))
+        .unwrap_or_else(|_| Err("it cannot be read".to_owned()))
+}
+
+fn compare(path: &Path, address: u64, memory: Memory) -> Result<Kind, String> {
     let mut dump = Dump::open(path);
     let manifest = dump.manifest();
     let core = dump.entry("core");

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +11,7 @@ use protocol::host::COMPOSER;
 use protocol::journal::{Line, Outcome};
 use protocol::spool::{DumpId, State};
 
+use super::daemon::Uploader;
 use super::dump::{Kind, judge};
 use super::{Tally, journal};
 use crate::crash::Crasher;
@@ -56,10 +56,7 @@ pub fn kill_anywhere(runs: usize, seed: u64) -> Tally {
     }
     wait_for("the composers", PATIENCE, || composers(&node).is_empty().then_some(()));
     uploader.kill();
-    for part in node.dumps(State::Part) {
-        let file = File::options().append(true).open(node.spool_dir().join(part.to_string()));
-        file.and_then(|file| file.set_modified(SystemTime::now() - OLD)).expect("ageing a part");
-    }
+    age_parts(&node);
     let uploader = Uploader::start(&node);
     let is_empty =
         || [State::Part, State::Torn, State::Ready].iter().all(|state| node.dumps(*state).is_empty());
@@ -99,7 +96,7 @@ fn count(node: &Node, store: &Store, crashes: &[Crash]) -> Tally {
     let (mut whole, mut truncated, mut counted, mut unbegun) = (0, 0, 0, 0);
     let objects = by_pid(store.objects(BUCKET));
     let journal = journal(node);
-    let said = fs::read_to_string(node.path().join(LOG)).expect("the uploader's log");
+    let said = Uploader::log(node);
     for Crash { pid, address, memory, composer_killed } in crashes {
         let refused = || journal.iter().any(|line| line.pid == Some(*pid) && !is_captured(line));
         let removed = || {
@@ -131,8 +128,16 @@ fn is_captured(line: &Line) -> bool {
     matches!(line.outcome, Outcome::Captured { .. })
 }
 
+/// Makes parts old enough for the uploader to ask whether their composers live.
+pub(super) fn age_parts(node: &Node) {
+    for part in node.dumps(State::Part) {
+        let file = File::options().append(true).open(node.spool_dir().join(part.to_string()));
+        file.and_then(|file| file.set_modified(SystemTime::now() - OLD)).expect("ageing a part");
+    }
+}
+
 /// Keys, by the pid in the id that they end with.
-fn by_pid(keys: Vec<String>) -> BTreeMap<u32, Vec<String>> {
+pub(super) fn by_pid(keys: Vec<String>) -> BTreeMap<u32, Vec<String>> {
     let mut pids: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     for key in keys {
         let id =
@@ -145,37 +150,12 @@ fn by_pid(keys: Vec<String>) -> BTreeMap<u32, Vec<String>> {
 }
 
 /// The composers of `node` that are alive.
-fn composers(node: &Node) -> Vec<Pid> {
+pub(super) fn composers(node: &Node) -> Vec<Pid> {
     let composer = node.host_dir().join(COMPOSER);
     let processes = fs::read_dir("/proc").expect("/proc").flatten();
     let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
     let ours = |pid: &i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == composer);
     pids.filter(ours).map(Pid::from_raw).collect()
-}
-
-const LOG: &str = "uploader.log";
-
-/// The daemon, killed in the end however that comes.
-struct Uploader(Child);
-
-impl Uploader {
-    fn start(node: &Node) -> Uploader {
-        let log = File::options().create(true).append(true).open(node.path().join(LOG)).expect("its log");
-        let mut command = node.uploader(["run"]);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        Uploader(child.expect("starting the uploader"))
-    }
-
-    fn kill(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Uploader {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 /// Numbers that are random, and the same for the same seed.

@@ -18,6 +18,16 @@ pub enum Fault {
     Hang,
     /// The connection closes before the request was read.
     Disconnect,
+    /// The connection closes after so many bytes of the body, or all of it.
+    Cut {
+        /// Bytes that are read.
+        after: u64,
+    },
+    /// The body is read no faster than this, until the faults are cleared.
+    Slow {
+        /// Bytes in a second.
+        rate: u64,
+    },
     /// The store does what was asked, and the connection closes before it says so.
     LoseAnswer,
     /// The store takes this long before it reads the request.

@@ -2,7 +2,9 @@
 
 use std::future;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::channel::mpsc;
@@ -16,10 +18,14 @@ use s3s::service::S3Service;
 use s3s::{Body, HttpResponse};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
+use tokio::time::{Instant, sleep};
 
 use super::fault::Fault;
 use super::request::Request;
+use super::tls::Acceptors;
+
+/// How often whoever is slow looks whether he still has to be.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) type Rule = Box<dyn FnMut(&Request) -> Option<Fault> + Send>;
 
@@ -28,11 +34,17 @@ pub(super) struct Front {
     service: S3Service,
     requests: Mutex<Vec<Request>>,
     rule: Mutex<Option<Rule>>,
+    is_stranger: AtomicBool,
 }
 
 impl Front {
     pub(super) fn new(service: S3Service) -> Front {
-        Front { service, requests: Mutex::default(), rule: Mutex::default() }
+        Front {
+            service,
+            requests: Mutex::default(),
+            rule: Mutex::default(),
+            is_stranger: AtomicBool::default(),
+        }
     }
 
     pub(super) fn requests(&self) -> Vec<Request> {
@@ -43,8 +55,12 @@ impl Front {
         *lock(&self.rule) = rule;
     }
 
+    pub(super) fn be_stranger(&self, stranger: bool) {
+        self.is_stranger.store(stranger, Ordering::Relaxed);
+    }
+
     /// Takes connections for ever.
-    pub(super) async fn serve(self: &Arc<Front>, listener: &TcpListener, tls: Option<TlsAcceptor>) {
+    pub(super) async fn serve(self: &Arc<Front>, listener: &TcpListener, tls: Option<Acceptors>) {
         loop {
             // Connections that failed before we took them are the client's affair.
             let Ok((stream, _)) = listener.accept().await else { continue };
@@ -55,7 +71,9 @@ impl Front {
                     None => front.converse(stream).await,
                     // That a client does not trust us is what some tests want.
                     Some(tls) => {
-                        if let Ok(stream) = tls.accept(stream).await {
+                        let is_stranger = front.is_stranger.load(Ordering::Relaxed);
+                        let acceptor = if is_stranger { tls.stranger } else { tls.own };
+                        if let Ok(stream) = acceptor.accept(stream).await {
                             front.converse(stream).await;
                         }
                     }
@@ -89,10 +107,6 @@ impl Front {
         };
 
         let (feed, fed) = mpsc::channel(0);
-        let damage = match fault {
-            Some(Fault::Damage { offset }) => Some(offset),
-            _ => None,
-        };
         let fed = fed.map(|chunk: Result<Bytes, hyper::Error>| chunk.map(Frame::data));
         // s3s wants to know beforehand that there is nothing to come.
         let fed = match body.is_end_stream() {
@@ -102,7 +116,7 @@ impl Front {
         let request = hyper::Request::from_parts(parts, fed);
         let answer = async {
             match &fault {
-                Some(Fault::Disconnect) => Err(io::ErrorKind::ConnectionAborted.into()),
+                Some(Fault::Disconnect | Fault::Cut { .. }) => Err(io::ErrorKind::ConnectionAborted.into()),
                 Some(Fault::Answer { status, headers, body }) => {
                     drop(request);
                     let mut answer = hyper::Response::builder().status(*status);
@@ -116,10 +130,10 @@ impl Front {
                     future::pending().await
                 }
                 Some(Fault::Delay(delay)) => {
-                    tokio::time::sleep(*delay).await;
+                    sleep(*delay).await;
                     self.service.call(request).await.map_err(io::Error::other)
                 }
-                Some(Fault::LoseAnswer | Fault::Damage { .. }) | None => {
+                Some(Fault::LoseAnswer | Fault::Damage { .. } | Fault::Slow { .. }) | None => {
                     self.service.call(request).await.map_err(io::Error::other)
                 }
             }
@@ -129,7 +143,8 @@ impl Front {
         // and never hear it.
         let (answer, body_bytes) = match fault {
             Some(Fault::Disconnect) => (answer.await, 0),
-            _ => tokio::join!(answer, pump(body, feed, damage)),
+            Some(Fault::Cut { after }) => (answer.await, swallow(body, after).await),
+            _ => tokio::join!(answer, self.pump(body, feed, fault.as_ref())),
         };
         let answer = match fault {
             Some(Fault::LoseAnswer) => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -140,36 +155,57 @@ impl Front {
         request.status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         answer
     }
+
+    /// Hands a body on, perhaps slowly or with one bit changed, and counts its bytes.
+    async fn pump(
+        &self,
+        mut body: Incoming,
+        mut feed: mpsc::Sender<Result<Bytes, hyper::Error>>,
+        fault: Option<&Fault>,
+    ) -> u64 {
+        let mut bytes = 0;
+        while let Some(frame) = body.frame().await {
+            let mut chunk = match frame.map(Frame::into_data) {
+                Ok(Ok(chunk)) => chunk,
+                Ok(Err(_trailers)) => continue,
+                Err(err) => {
+                    let _ = feed.send(Err(err)).await;
+                    break;
+                }
+            };
+            let before = bytes;
+            bytes += chunk.len() as u64;
+            match fault {
+                Some(Fault::Slow { rate }) => self.dawdle(chunk.len() as u64, *rate).await,
+                Some(Fault::Damage { offset }) if (before..bytes).contains(offset) => {
+                    let mut damaged = BytesMut::from(chunk);
+                    damaged[(offset - before) as usize] ^= 1;
+                    chunk = damaged.freeze();
+                }
+                _ => {}
+            }
+            // Fails when the store has made up its mind without the rest.
+            let _ = feed.send(Ok(chunk)).await;
+        }
+        bytes
+    }
+
+    /// Takes as long as so many bytes do at this rate, while there are faults.
+    async fn dawdle(&self, bytes: u64, rate: u64) {
+        let end = Instant::now() + Duration::from_secs_f64(bytes as f64 / rate as f64);
+        while Instant::now() < end && lock(&self.rule).is_some() {
+            sleep(LOOK_EVERY).await;
+        }
+    }
 }
 
-/// Hands a body on, perhaps with one bit changed, and counts its bytes.
-async fn pump(
-    mut body: Incoming,
-    mut feed: mpsc::Sender<Result<Bytes, hyper::Error>>,
-    damage: Option<u64>,
-) -> u64 {
+/// Reads so many bytes of a body, and counts them.
+async fn swallow(mut body: Incoming, most: u64) -> u64 {
     let mut bytes = 0;
-    while let Some(frame) = body.frame().await {
-        let chunk = match frame.map(Frame::into_data) {
-            Ok(Ok(chunk)) => chunk,
-            Ok(Err(_trailers)) => continue,
-            Err(err) => {
-                let _ = feed.send(Err(err)).await;
-                break;
-            }
-        };
-        let offset = damage.and_then(|offset| usize::try_from(offset.checked_sub(bytes)?).ok());
-        bytes += chunk.len() as u64;
-        let chunk = match offset {
-            Some(offset) if offset < chunk.len() => {
-                let mut damaged = BytesMut::from(chunk);
-                damaged[offset] ^= 1;
-                damaged.freeze()
-            }
-            _ => chunk,
-        };
-        // Fails when the store has made up its mind without the rest.
-        let _ = feed.send(Ok(chunk)).await;
+    while bytes < most
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        bytes += frame.data_ref().map_or(0, |chunk| chunk.len() as u64);
     }
     bytes
 }

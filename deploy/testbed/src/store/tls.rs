@@ -1,4 +1,4 @@
-//! A certificate for loopback, and the CA that nobody knows.
+//! Certificates for loopback, and the CAs that nobody knows.
 
 use std::sync::Arc;
 
@@ -14,6 +14,13 @@ use super::DOMAIN;
 pub(super) struct Identity {
     pub(super) ca_pem: String,
     pub(super) acceptor: TlsAcceptor,
+}
+
+/// Who takes connections: the store, or somebody who says that he is.
+#[derive(Clone)]
+pub(super) struct Acceptors {
+    pub(super) own: TlsAcceptor,
+    pub(super) stranger: TlsAcceptor,
 }
 
 impl Identity {

@@ -14,16 +14,14 @@ mod pods;
 mod space;
 mod storm;
 
-use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use testbed::kernel::Kernel;
+use testbed::kernel::{Kernel, Log};
 use testbed::node::{self, Dump, Node};
 use testbed::wait_for;
 
@@ -115,22 +113,7 @@ fn unzip_approves(zip: &Path) {
 
 /// What the kernel's log holds.
 fn kernel_log() -> String {
-    let mut kmsg: File = OpenOptions::new()
-        .read(true)
-        .custom_flags(0o4000 /* O_NONBLOCK */)
-        .open("/dev/kmsg")
-        .expect("/dev/kmsg");
-    let mut log = Vec::new();
-    let mut record = [0; 8192];
-    loop {
-        match kmsg.read(&mut record) {
-            Ok(n) => log.extend_from_slice(&record[..n]),
-            Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => break,
-            Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => {} // overwritten while we read
-            Err(err) => panic!("reading /dev/kmsg: {err}"),
-        }
-    }
-    String::from_utf8_lossy(&log).into_owned()
+    Log::all().read()
 }
 
 /// The peak memory a composer says it had, in KiB.

@@ -52,6 +52,21 @@ fn a_core_that_is_torn_at_any_byte_is_there_to_the_last_whole_block() {
 }
 
 #[test]
+fn a_core_that_its_composer_could_not_write_to_its_end_is_not_taken_for_whole() {
+    for method in METHODS {
+        let stream = sample(method);
+        let mut file = stream.begun(&stream.bytes);
+        let (core, ..) = zip64::Entry::read(&file).unwrap().unwrap();
+        file.write_all(&stream.end).unwrap();
+        core.end_early(&file, stream.ended()).unwrap();
+        let dump = repaired(&file).unwrap();
+        assert!(dump.core == stream.core);
+        assert_eq!(dump.manifest.core.truncated, Some(Truncation::ComposerDied), "{method:?}");
+        assert_eq!(repaired(&file).unwrap(), dump);
+    }
+}
+
+#[test]
 fn a_flush_is_found_wherever_what_is_read_at_once_ends() {
     let random = noise(CHUNK, 5);
     let stream = |len: usize| {
