@@ -1,21 +1,25 @@
 //! `uploader.yaml`, read all at once and judged all at once.
 
-use std::fs;
+mod auth;
+mod s3;
+
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use jiff::SignedDuration;
 use protocol::host::{DEFAULT_HOST_DIR, DEFAULT_SPOOL_DIR, HostPath};
 use protocol::settings::Reader;
-use reqwest::Certificate;
 
 use crate::dump::CHUNK;
 use crate::hook::Hook;
 use crate::key::Template;
 use crate::retention::Limits;
+
+pub use self::auth::{Auth, Container, Ibm, IbmProof, Instance, Pair, WebIdentity};
+pub use self::s3::{CustomerKey, Encryption, ObjectOptions, S3Config};
 
 /// Where the settings are if nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/coredump-handler/uploader.yaml";
@@ -38,8 +42,6 @@ const MIN_BANDWIDTH: u64 = CHUNK as u64;
 const DEFAULT_GRACE: SignedDuration = SignedDuration::from_secs(20);
 /// Where the kernel has its settings. To read them takes no mount, in a pod either.
 const DEFAULT_SYSCTL_DIR: &str = "/proc/sys";
-/// What a key may have besides: together they stay below S3's 1,024 bytes.
-const MAX_PREFIX: usize = 120;
 
 /// The settings.
 #[derive(Debug)]
@@ -72,58 +74,9 @@ pub struct Config {
 #[derive(Debug)]
 pub enum StoreConfig {
     /// An object store.
-    S3(S3Config),
+    S3(Box<S3Config>),
     /// A directory: an NFS mount, a volume.
     Dir(PathBuf),
-}
-
-/// How an object store is reached.
-#[derive(Debug)]
-pub struct S3Config {
-    /// The bucket.
-    pub bucket: String,
-    /// What every key begins with, without a slash at either end; may be empty.
-    pub prefix: String,
-    /// Scheme, host and port, without a slash at the end.
-    pub endpoint: String,
-    /// What requests are signed for.
-    pub region: String,
-    /// The bucket in the path instead of in the host name.
-    pub path_style: bool,
-    /// Certificates to trust besides the system's.
-    pub authorities: Vec<Certificate>,
-    /// What requests are signed with.
-    pub credentials: Credentials,
-}
-
-/// An HMAC pair. Never part of the settings file.
-pub enum Credentials {
-    /// From the environment, fixed for the life of the process.
-    Fixed {
-        /// `AWS_ACCESS_KEY_ID`.
-        id: String,
-        /// `AWS_SECRET_ACCESS_KEY`.
-        secret: String,
-        /// `AWS_SESSION_TOKEN`.
-        token: Option<String>,
-    },
-    /// From files, read for each request, so that a rotated secret is used at
-    /// once.
-    Files {
-        /// The file of the access key id.
-        id: PathBuf,
-        /// The file of the secret access key.
-        secret: PathBuf,
-    },
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Credentials::Fixed { id, .. } => write!(f, "Fixed({id})"),
-            Credentials::Files { id, secret } => write!(f, "Files({}, {})", id.display(), secret.display()),
-        }
-    }
 }
 
 /// The environment, as a parameter.
@@ -214,9 +167,9 @@ fn store(reader: &mut Reader, env: Env<'_>) -> Option<StoreConfig> {
     };
     let config = match (store.section("s3"), store.section("dir")) {
         (Some(mut section), None) => {
-            let config = s3(&mut section, env);
+            let config = s3::read(&mut section, env);
             store.absorb(section.done());
-            config.map(StoreConfig::S3)
+            config.map(|config| StoreConfig::S3(Box::new(config)))
         }
         (None, Some(mut section)) => {
             let path = section.required::<PathBuf>("path");
@@ -239,85 +192,11 @@ fn store(reader: &mut Reader, env: Env<'_>) -> Option<StoreConfig> {
     config
 }
 
-fn s3(section: &mut Reader, env: Env<'_>) -> Option<S3Config> {
-    let bucket = section.required::<String>("bucket");
-    if let Some(bucket) = bucket.as_ref().filter(|bucket| !is_bucket(bucket)) {
-        section.reject("bucket", format_args!("{bucket:?} is no name of a bucket"));
-    }
-    let prefix = section.or("prefix", String::new()).trim_matches('/').to_owned();
-    let odd = prefix.split('/').any(|part| part == "." || part == "..");
-    if odd || prefix.len() > MAX_PREFIX || prefix.contains(|c: char| c.is_control()) {
-        let why =
-            format_args!("has more than {MAX_PREFIX} bytes, control characters, or a part that is . or ..");
-        section.reject("prefix", why);
-    }
-    let region = section.or("region", "us-east-1".to_owned());
-    let endpoint = section.or("endpoint", format!("https://s3.{region}.amazonaws.com"));
-    let endpoint = endpoint.trim_end_matches('/').to_owned();
-    let host = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
-    if host.is_none_or(|host| host.is_empty() || host.contains(['/', '@', '?', '#', ' '])) {
-        section.reject("endpoint", format_args!("{endpoint:?} is not http(s)://HOST[:PORT]"));
-    }
-    let path_style = section.or("path_style", false);
-    let authorities = section.take::<PathBuf>("ca_file").map(|file| {
-        authorities(&file).map_err(|err| section.reject("ca_file", format_args!("{}: {err}", file.display())))
-    });
-    let credentials = credentials(section, env);
-    let authorities = authorities.unwrap_or(Ok(vec![])).ok()?;
-    Some(S3Config {
-        bucket: bucket?,
-        prefix,
-        endpoint,
-        region,
-        path_style,
-        authorities,
-        credentials: credentials?,
-    })
-}
-
-fn authorities(file: &Path) -> Result<Vec<Certificate>, String> {
-    let pem = fs::read(file).map_err(|err| err.to_string())?;
-    match Certificate::from_pem_bundle(&pem) {
-        Ok(certificates) if certificates.is_empty() => Err("there is no certificate in it".to_owned()),
-        Ok(certificates) => Ok(certificates),
-        Err(err) => Err(err.to_string()),
-    }
-}
-
-/// "Bucket naming rules" in the S3 user guide, less the exotic ones.
-fn is_bucket(name: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
-    (3..=63).contains(&name.len())
-        && name.bytes().all(plain)
-        && !name.contains("..")
-        && !name.starts_with(['-', '.'])
-        && !name.ends_with(['-', '.'])
-}
-
-fn credentials(section: &mut Reader, env: Env<'_>) -> Option<Credentials> {
-    let set = |name| env(name).filter(|value| !value.is_empty());
-    let files =
-        (section.take::<PathBuf>("access_key_id_file"), section.take::<PathBuf>("secret_access_key_file"));
-    match files {
-        (Some(id), Some(secret)) => return Some(Credentials::Files { id, secret }),
-        (Some(_), None) => section.reject("secret_access_key_file", "is missing"),
-        (None, Some(_)) => section.reject("access_key_id_file", "is missing"),
-        (None, None) => match (set("AWS_ACCESS_KEY_ID"), set("AWS_SECRET_ACCESS_KEY")) {
-            (Some(id), Some(secret)) => {
-                return Some(Credentials::Fixed { id, secret, token: set("AWS_SESSION_TOKEN") });
-            }
-            _ => section.reject(
-                "access_key_id_file",
-                "is missing, with secret_access_key_file; or AWS_ACCESS_KEY_ID and \
-                 AWS_SECRET_ACCESS_KEY in the environment",
-            ),
-        },
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     fn with_keys(name: &str) -> Option<String> {
@@ -365,7 +244,7 @@ mod tests {
     fn each_mistake_is_named() {
         let s3 = |more: &str| format!("store: {{s3: {{bucket: dumps, {more}}}}}");
         let bucket = |name: &str| format!("store: {{s3: {{bucket: {name}}}}}");
-        let long = format!("prefix: {}", "x".repeat(MAX_PREFIX + 1));
+        let long = format!("prefix: {}", "x".repeat(121));
         let retention = |what: &str| format!("store: {{dir: {{path: /x}}}}\nretention: {{{what}}}");
         for (yaml, key) in [
             (bucket("ab"), "store.s3.bucket"),
@@ -382,8 +261,6 @@ mod tests {
             (s3("endpoint: 'https://'"), "store.s3.endpoint"),
             (s3("endpoint: 'https://host/path'"), "store.s3.endpoint"),
             (s3("endpoint: 'https://user@host'"), "store.s3.endpoint"),
-            (s3("access_key_id_file: /id"), "store.s3.secret_access_key_file"),
-            (s3("secret_access_key_file: /secret"), "store.s3.access_key_id_file"),
             ("store: {dir: {path: relative}}".to_owned(), "store.dir.path"),
             ("store: {dir: {path: /x}}\nparallel: 33".to_owned(), "parallel"),
             ("store: {dir: {path: /x}}\npart_size: 6GiB".to_owned(), "part_size"),
@@ -434,7 +311,7 @@ mod tests {
             ("a/b", "http://h:1", "eu-de")
         );
         assert!(s3.path_style && s3.authorities.len() == 1);
-        assert_eq!(format!("{:?}", s3.credentials), "Files(/id, /secret)");
+        assert_eq!(s3.auth.to_string(), "hmac, of /id and /secret");
     }
 
     /// A file with a certificate in it.
@@ -469,8 +346,8 @@ mod tests {
 
     #[test]
     fn a_secret_does_not_reach_the_log() {
-        let config =
-            Config::read("store: {s3: {bucket: dumps}}", &|name| Some(format!("the {name}"))).unwrap();
-        assert!(!format!("{config:?}").contains("SECRET"), "{config:?}");
+        let env = |name: &str| name.starts_with("AWS_").then(|| format!("the {name}"));
+        let config = Config::read("store: {s3: {bucket: dumps}}", &env).unwrap();
+        assert!(!format!("{config:?}").contains("the "), "{config:?}");
     }
 }

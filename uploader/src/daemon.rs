@@ -354,7 +354,7 @@ mod tests {
     use tokio::task::spawn_blocking;
 
     use super::*;
-    use crate::config::{Credentials, S3Config, StoreConfig};
+    use crate::config::Config;
     use crate::retention::Retention;
 
     #[tokio::test(start_paused = true)]
@@ -411,16 +411,17 @@ mod tests {
 
     /// A daemon that ships from `spool` to `store`.
     fn daemon(spool: Spool, store: &testbed::store::Store) -> Daemon {
-        let config = StoreConfig::S3(S3Config {
-            bucket: BUCKET.into(),
-            prefix: String::new(),
-            endpoint: store.endpoint(),
-            region: REGION.into(),
-            path_style: true,
-            authorities: vec![],
-            credentials: Credentials::Fixed { id: ACCESS_KEY.into(), secret: SECRET_KEY.into(), token: None },
-        });
-        let store = crate::store::open(config, None).unwrap();
+        let (bucket, endpoint) = (BUCKET, store.endpoint());
+        let yaml = format!(
+            "store: {{s3: {{bucket: {bucket}, endpoint: '{endpoint}', region: {REGION}, path_style: true}}}}"
+        );
+        let pair = |name: &str| match name {
+            "AWS_ACCESS_KEY_ID" => Some(ACCESS_KEY.to_owned()),
+            "AWS_SECRET_ACCESS_KEY" => Some(SECRET_KEY.to_owned()),
+            _ => None,
+        };
+        let config = Config::read(&yaml, &pair).unwrap();
+        let store = crate::store::open(config.store, None).unwrap();
         let host_dir = protocol::host::HostPath::try_from("/nowhere").unwrap();
         let monitor = Monitor::new(crate::hook::Hook::new("/nowhere".into(), &host_dir), false);
         let uploader = Uploader::new(spool, store, Default::default(), 1 << 20, Retention::new(None));

@@ -32,6 +32,10 @@ pub struct Upload {
     /// told nobody what it calls it.
     #[serde(default)]
     pub stray: bool,
+    /// The MD5 of the key that its parts are encrypted with, if it is ours: with
+    /// another one it cannot be gone on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customer_key: Option<String>,
     bytes: u64,
     part_size: u64,
     sha256: String,
@@ -49,7 +53,8 @@ impl Upload {
     pub fn new(dump: &Dump, store: String, key: String, upload_id: Option<String>) -> Upload {
         let part_size = dump.parts.first().map_or(0, |part| part.bytes);
         let (bytes, sha256) = (dump.bytes, dump.sha256.clone());
-        Upload { version: VERSION, store, key, upload_id, stray: false, bytes, part_size, sha256 }
+        let (stray, customer_key) = (false, None);
+        Upload { version: VERSION, store, key, upload_id, stray, customer_key, bytes, part_size, sha256 }
     }
 
     /// Whether `other` would send the same parts of the same bytes to the same
@@ -181,7 +186,8 @@ mod tests {
     fn upload() -> Upload {
         let text = |text: &str| text.to_owned();
         let (store, key, upload_id) = (text("bucket b at http://h"), text("k"), Some(text("u")));
-        Upload { version: 1, store, key, upload_id, stray: false, bytes: 3, part_size: 2, sha256: text("00") }
+        let (stray, customer_key, sha256) = (false, None, text("00"));
+        Upload { version: 1, store, key, upload_id, stray, customer_key, bytes: 3, part_size: 2, sha256 }
     }
 
     fn ledger(dir: &tempfile::TempDir) -> Option<Ledger> {

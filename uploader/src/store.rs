@@ -116,7 +116,7 @@ pub fn retry_after(err: &anyhow::Error) -> Option<Duration> {
 pub fn open(config: StoreConfig, bandwidth: Option<NonZeroU64>) -> anyhow::Result<Arc<dyn Store>> {
     let bandwidth = bandwidth.map(|limit| Arc::new(Bandwidth::new(limit)));
     Ok(match config {
-        StoreConfig::S3(config) => Arc::new(s3::S3::new(config, bandwidth)?),
+        StoreConfig::S3(config) => Arc::new(s3::S3::new(*config, bandwidth)?),
         StoreConfig::Dir(path) => Arc::new(dir::Dir::new(path, bandwidth)),
     })
 }

@@ -8,6 +8,7 @@ pub mod containerd;
 pub mod crash;
 pub mod elf;
 pub mod faults;
+pub mod identity;
 pub mod kernel;
 pub mod memory;
 pub mod node;

@@ -6,29 +6,32 @@
 
 mod backend;
 mod fault;
-mod front;
+pub(crate) mod front;
+mod passes;
 mod request;
+pub(crate) mod server;
 mod tls;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
 use anyhow::{Context, Result, ensure};
 use s3s::S3Result;
-use s3s::auth::SimpleAuth;
 use s3s::host::{S3Host, VirtualHost};
 use s3s::service::S3ServiceBuilder;
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
 
 use self::backend::Backend;
-use self::front::Front;
+use self::front::{Front, answer};
+use self::passes::Gate;
+use self::server::{Server, any_port};
 
 pub use self::fault::Fault;
+pub use self::passes::{Passes, Session};
 pub use self::request::{Operation, Request};
 
 /// The HMAC pair the store knows. No secret: it guards nothing.
@@ -44,13 +47,11 @@ pub const DOMAIN: &str = "s3.test";
 /// A running store.
 pub struct Store {
     dir: PathBuf,
-    addr: SocketAddr,
     ca_file: Option<PathBuf>,
     backend: Backend,
+    passes: Passes,
     front: Arc<Front>,
-    runtime: Option<Runtime>,
-    stop: Option<oneshot::Sender<()>>,
-    stopped: mpsc::Receiver<()>,
+    server: Server,
     _temporary: Option<TempDir>,
 }
 
@@ -101,14 +102,21 @@ impl Store {
 
     fn launch(dir: &Path, addr: SocketAddr, identity: Option<tls::Identity>) -> Result<Store> {
         let backend = Backend::new(dir).with_context(|| format!("opening {}", dir.display()))?;
+        let passes = Passes::default();
         let mut service = S3ServiceBuilder::new(backend.clone());
-        service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        service.set_auth(passes.clone());
+        service.set_access(Gate);
         service.set_host(Hosts);
-        let front = Arc::new(Front::new(service.build()));
-
-        let listener = TcpListener::bind(addr).with_context(|| format!("listening at {addr}"))?;
-        listener.set_nonblocking(true)?;
-        let addr = listener.local_addr()?;
+        let (service, gate) = (service.build(), passes.clone());
+        let front = Arc::new(Front::new(move |mut request| {
+            let (service, refused) = (service.clone(), gate.refuse(&mut request));
+            async move {
+                match refused {
+                    Some(Fault::Answer { status, headers, body }) => answer(status, &headers, body),
+                    _ => service.call(request).await.map_err(io::Error::other),
+                }
+            }
+        }));
         let (ca_file, acceptor) = match identity {
             None => (None, None),
             Some(identity) => {
@@ -118,52 +126,25 @@ impl Store {
                 (Some(file), Some(tls::Acceptors { own: identity.acceptor, stranger }))
             }
         };
-
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let (stop, stopping) = oneshot::channel();
-        let (has_stopped, stopped) = mpsc::channel();
-        let entrance = front.clone();
-        let listener = {
-            let _within = runtime.enter();
-            tokio::net::TcpListener::from_std(listener)?
-        };
-        runtime.spawn(async move {
-            tokio::select! {
-                () = entrance.serve(&listener, acceptor) => {}
-                _ = stopping => {}
-            }
-            drop(listener);
-            // Whoever dropped the store may have gone already.
-            let _ = has_stopped.send(());
-        });
-        Ok(Store {
-            dir: dir.to_owned(),
-            addr,
-            ca_file,
-            backend,
-            front,
-            runtime: Some(runtime),
-            stop: Some(stop),
-            stopped,
-            _temporary: None,
-        })
+        let server = Server::start(Arc::clone(&front), addr, acceptor)?;
+        Ok(Store { dir: dir.to_owned(), ca_file, backend, passes, front, server, _temporary: None })
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.server.addr()
     }
 
     /// The endpoint for path-style requests: `http://127.0.0.1:<port>`.
     pub fn endpoint(&self) -> String {
-        format!("{}://{}", self.scheme(), self.addr)
+        format!("{}://{}", self.scheme(), self.addr())
     }
 
     /// The endpoint for virtual-host style requests, `http://s3.test:<port>`.
     /// No resolver knows the name: say so to the client, or over plain http
     /// give it the store as its proxy.
     pub fn virtual_endpoint(&self) -> String {
-        format!("{}://{DOMAIN}:{}", self.scheme(), self.addr.port())
+        format!("{}://{DOMAIN}:{}", self.scheme(), self.addr().port())
     }
 
     fn scheme(&self) -> &'static str {
@@ -223,6 +204,11 @@ impl Store {
         self.backend.is_open(upload_id)
     }
 
+    /// Whom it lets in besides its own pair.
+    pub fn passes(&self) -> Passes {
+        self.passes.clone()
+    }
+
     /// Every request so far, in the order of their arrival.
     pub fn requests(&self) -> Vec<Request> {
         self.front.requests()
@@ -251,26 +237,10 @@ impl Store {
     /// be on a runtime of its own, where blocking on another is forbidden.
     fn ask<T: Send + 'static>(&self, question: impl Future<Output = S3Result<T>> + Send + 'static) -> T {
         let (answer, answered) = mpsc::channel();
-        let runtime = self.runtime.as_ref().expect("only drop takes the runtime");
-        runtime.spawn(async move { answer.send(question.await) });
+        self.server.spawn(async move { drop(answer.send(question.await)) });
         let answer = answered.recv().expect("the store's threads outlive the question");
         answer.unwrap_or_else(|err| panic!("the store cannot answer: {err:?}"))
     }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        // The port is free when this returns, so that a store can come back.
-        drop(self.stop.take());
-        let _ = self.stopped.recv();
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-fn any_port() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, 0).into()
 }
 
 /// `s3s`'s own parsers take the name of a host they do not know for a bucket.

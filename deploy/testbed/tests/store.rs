@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use testbed::store::{ACCESS_KEY, Fault, Operation, REGION, SECRET_KEY, Store};
+use testbed::store::{ACCESS_KEY, Fault, Operation, REGION, SECRET_KEY, Session, Store};
 
 const BUCKET: &str = "dumps";
 /// The least size of a part that is not the last.
@@ -45,13 +45,20 @@ fn curl(url: &str, args: &[&str]) -> Answer {
 
 /// `sha256` is said explicitly because curl 7.88 does not say it by itself.
 fn curl_as(secret: &str, sha256: &str, url: &str, args: &[&str]) -> Answer {
+    let sha256 = format!("x-amz-content-sha256: {sha256}");
+    signed(&format!("{ACCESS_KEY}:{secret}"), url, &[&["--header", &sha256], args].concat())
+}
+
+fn signed(user: &str, url: &str, args: &[&str]) -> Answer {
+    let sign = ["--aws-sigv4", &format!("aws:amz:{REGION}:s3"), "--user", user];
+    unsigned(url, &[&sign, args].concat())
+}
+
+fn unsigned(url: &str, args: &[&str]) -> Answer {
     let dir = tempfile::tempdir().expect("a directory for the headers");
     let head = dir.path().join("head");
     let output = Command::new("curl")
-        .args(["--silent", "--max-time", "10", "--aws-sigv4", &format!("aws:amz:{REGION}:s3")])
-        .args(["--user", &format!("{ACCESS_KEY}:{secret}"), "--write-out", "\n%{http_code}"])
-        .args(["--header", &format!("x-amz-content-sha256: {sha256}")])
-        .arg("--dump-header")
+        .args(["--silent", "--max-time", "10", "--write-out", "\n%{http_code}", "--dump-header"])
         .arg(&head)
         .args(args)
         .arg(url)
@@ -211,6 +218,38 @@ fn a_wrong_secret_is_refused() {
     let args = ["--request", "PUT", "--data-binary", "hello"];
     curl_as("guess", SHA256_OF_HELLO, &object(&store, "a.zip"), &args).is("403", "SignatureDoesNotMatch");
     assert!(store.objects(BUCKET).is_empty());
+}
+
+#[test]
+fn who_has_a_pass_is_let_in_until_it_ends() {
+    let store = Store::temporary(BUCKET);
+    let passes = store.passes();
+    let url = object(&store, "a.zip");
+    let (put, hour) = (["--request", "PUT", "--data-binary", "hello"], Duration::from_secs(3600));
+    unsigned(&url, &put).is("403", "AccessDenied");
+
+    let show = |token: &str| {
+        unsigned(&url, &[&put[..], &["--header", &format!("Authorization: Bearer {token}")]].concat())
+    };
+    assert_eq!(show(&passes.bearer(hour)).status, "200");
+    show("guess").is("403", "AccessDenied");
+    show(&passes.bearer(Duration::ZERO)).is("403", "AccessDenied");
+
+    let sign = |session: &Session, token: &str| {
+        let headers = ["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD", "--header", token];
+        signed(&format!("{}:{}", session.id, session.secret), &url, &[&put[..], &headers].concat())
+    };
+    let token = |session: &Session| format!("x-amz-security-token: {}", session.token);
+    let session = passes.session(hour);
+    assert_eq!(sign(&session, &token(&session)).status, "200");
+    sign(&session, "x-amz-security-token: guess").is("400", "InvalidToken");
+    sign(&session, "x-other: x").is("403", "InvalidAccessKeyId");
+    let wrong = Session { secret: "guess".to_owned(), ..session.clone() };
+    sign(&wrong, &token(&session)).is("403", "SignatureDoesNotMatch");
+    let ended = passes.session(Duration::ZERO);
+    sign(&ended, &token(&ended)).is("400", "ExpiredToken");
+    passes.revoke();
+    sign(&session, &token(&session)).is("403", "InvalidAccessKeyId");
 }
 
 #[test]

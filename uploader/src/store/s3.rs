@@ -1,6 +1,8 @@
 //! An object store that speaks S3. rusoto builds the requests and reads the
 //! answers; [`transport`] carries them.
 
+mod credentials;
+mod options;
 mod parts;
 mod transport;
 mod verdict;
@@ -46,6 +48,8 @@ pub struct S3 {
     bucket: String,
     prefix: String,
     endpoint: String,
+    /// The MD5 of the key that objects are encrypted with, if it is ours.
+    customer_key: Option<String>,
     bandwidth: Option<Arc<Bandwidth>>,
 }
 
@@ -58,10 +62,12 @@ impl S3 {
         let region = Region::Custom { name: config.region.clone(), endpoint: config.endpoint.clone() };
         let (bucket, prefix, endpoint) =
             (config.bucket.clone(), config.prefix.clone(), config.endpoint.clone());
+        let customer_key = options::customer_key(&config.options).map(|key| key.md5.clone());
         // The transport signs, since what is signed depends on the host name
         // and rusoto knows only one of the two ways to name a bucket.
         let client = Client::new_not_signing(Transport::new(config)?);
-        Ok(S3 { client: S3Client::new_with_client(client, region), bucket, prefix, endpoint, bandwidth })
+        let client = S3Client::new_with_client(client, region);
+        Ok(S3 { client, bucket, prefix, endpoint, customer_key, bandwidth })
     }
 
     async fn put_whole(&self, dump: &Dump, part: Part, key: &str) -> Result<(), PutError> {

@@ -144,7 +144,8 @@ fn a_dump_the_store_will_never_take_is_set_aside_and_others_go_on() {
 fn a_missing_bucket_and_wrong_credentials_are_named_and_cured_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::start(dir.path()).unwrap();
-    let node = Node::new("");
+    let mut node = Node::new("");
+    node.clear_env();
     let (id, secret) = (node.path("id"), node.path("secret"));
     fs::write(&id, format!("{ACCESS_KEY}\n")).unwrap();
     fs::write(&secret, "wrong\n").unwrap();

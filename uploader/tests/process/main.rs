@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod commands;
+mod credentials;
 mod faults;
 mod memory;
 mod monitor;
+mod options;
 mod repair;
 mod resume;
 mod retention;

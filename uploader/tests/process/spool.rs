@@ -53,6 +53,11 @@ impl Node {
         fs::write(self.path("uploader.yaml"), yaml).unwrap();
     }
 
+    /// Uploaders to come have no environment.
+    pub fn clear_env(&mut self) {
+        self.env.clear();
+    }
+
     /// Changes the environment of uploaders to come.
     pub fn set_env(&mut self, name: &'static str, value: String) {
         self.env.retain(|(known, _)| *known != name);
@@ -170,9 +175,14 @@ impl Node {
 
 /// Settings that send dumps to `store`.
 pub fn s3(store: &Store, more: &str) -> String {
+    s3_with(store, "", more)
+}
+
+/// The same, with more said about the store.
+pub fn s3_with(store: &Store, about: &str, more: &str) -> String {
     let ca = store.ca_file().map_or(String::new(), |path| format!(", ca_file: {}", path.display()));
     format!(
-        "store: {{s3: {{bucket: {BUCKET}, endpoint: '{}', path_style: true{ca}}}}}\n{more}",
+        "store: {{s3: {{bucket: {BUCKET}, endpoint: '{}', path_style: true{ca}, {about}}}}}\n{more}",
         store.endpoint()
     )
 }

@@ -65,11 +65,7 @@ impl Backend {
 
     pub(super) async fn begin_upload(&self, bucket: String, key: String) -> S3Result<String> {
         let input = CreateMultipartUploadInput { bucket, key, ..Default::default() };
-        // `s3s-fs` lets nobody else end it, and who may do so is not its affair.
-        let secret_key = SecretKey::from(SECRET_KEY);
-        let credentials = Some(Credentials { access_key: ACCESS_KEY.to_owned(), secret_key });
-        let request = S3Request { credentials, ..internal(Method::POST, input) };
-        let begun = self.create_multipart_upload(request).await?;
+        let begun = self.create_multipart_upload(internal(Method::POST, input)).await?;
         begun.output.upload_id.ok_or_else(|| s3_error!(InternalError))
     }
 
@@ -119,6 +115,14 @@ impl Backend {
         }
         Ok(())
     }
+}
+
+/// The same request, as the store's own: `s3s-fs` lets nobody end an upload but
+/// who began it, which with credentials that change is nobody.
+fn ours<T>(mut request: S3Request<T>) -> S3Request<T> {
+    let secret_key = SecretKey::from(SECRET_KEY);
+    request.credentials = Some(Credentials { access_key: ACCESS_KEY.to_owned(), secret_key });
+    request
 }
 
 /// A request of the store to itself.
@@ -225,7 +229,7 @@ impl S3 for Backend {
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         let CreateMultipartUploadInput { bucket, key, .. } = req.input.clone();
         self.needs_bucket(&bucket)?;
-        let begun = self.files.create_multipart_upload(req).await?;
+        let begun = self.files.create_multipart_upload(ours(req)).await?;
         let id = begun.output.upload_id.clone().ok_or_else(|| s3_error!(InternalError))?;
         self.uploads().insert(id, Upload { bucket, key, parts: BTreeMap::new() });
         Ok(begun)
@@ -241,7 +245,7 @@ impl S3 for Backend {
         let body = req.input.body.take().ok_or_else(|| s3_error!(IncompleteBody))?;
         let (body, refusal) = checked(body, req.input.content_md5.take())?;
         req.input.body = Some(body);
-        let received = refusal.or(self.files.upload_part(req).await)?;
+        let received = refusal.or(self.files.upload_part(ours(req)).await)?;
         if let Some(upload) = self.uploads().get_mut(&id) {
             upload.parts.insert(number, Received { e_tag: received.output.e_tag.clone(), bytes });
         }
@@ -256,7 +260,7 @@ impl S3 for Backend {
         self.needs_upload(&id, &req.input.bucket, &req.input.key)?;
         let wanted = req.input.multipart_upload.as_ref().and_then(|upload| upload.parts.as_deref());
         self.needs_parts(&id, wanted.unwrap_or_default())?;
-        let completed = self.files.complete_multipart_upload(req).await?;
+        let completed = self.files.complete_multipart_upload(ours(req)).await?;
         self.uploads().remove(&id);
         Ok(completed)
     }
@@ -267,7 +271,7 @@ impl S3 for Backend {
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
         let id = req.input.upload_id.clone();
         self.needs_upload(&id, &req.input.bucket, &req.input.key)?;
-        let aborted = self.files.abort_multipart_upload(req).await?;
+        let aborted = self.files.abort_multipart_upload(ours(req)).await?;
         self.uploads().remove(&id);
         Ok(aborted)
     }

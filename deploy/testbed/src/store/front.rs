@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::channel::mpsc;
+use futures::future::BoxFuture;
 use futures::{SinkExt, StreamExt};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use s3s::service::S3Service;
 use s3s::{Body, HttpResponse};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -27,18 +27,24 @@ use super::tls::Acceptors;
 /// How often whoever is slow looks whether he still has to be.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-pub(super) type Rule = Box<dyn FnMut(&Request) -> Option<Fault> + Send>;
+pub(crate) type Rule = Box<dyn FnMut(&Request) -> Option<Fault> + Send>;
+type Service =
+    Box<dyn Fn(hyper::Request<Body>) -> BoxFuture<'static, io::Result<HttpResponse>> + Send + Sync>;
 
-/// Stands between the network and the store.
-pub(super) struct Front {
-    service: S3Service,
+/// Stands between the network and a service, such as the store.
+pub(crate) struct Front {
+    service: Service,
     requests: Mutex<Vec<Request>>,
     rule: Mutex<Option<Rule>>,
     is_stranger: AtomicBool,
 }
 
 impl Front {
-    pub(super) fn new(service: S3Service) -> Front {
+    pub(crate) fn new<F>(service: impl Fn(hyper::Request<Body>) -> F + Send + Sync + 'static) -> Front
+    where
+        F: Future<Output = io::Result<HttpResponse>> + Send + 'static,
+    {
+        let service: Service = Box::new(move |request| Box::pin(service(request)));
         Front {
             service,
             requests: Mutex::default(),
@@ -47,11 +53,11 @@ impl Front {
         }
     }
 
-    pub(super) fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         lock(&self.requests).clone()
     }
 
-    pub(super) fn set_rule(&self, rule: Option<Rule>) {
+    pub(crate) fn set_rule(&self, rule: Option<Rule>) {
         *lock(&self.rule) = rule;
     }
 
@@ -119,11 +125,7 @@ impl Front {
                 Some(Fault::Disconnect | Fault::Cut { .. }) => Err(io::ErrorKind::ConnectionAborted.into()),
                 Some(Fault::Answer { status, headers, body }) => {
                     drop(request);
-                    let mut answer = hyper::Response::builder().status(*status);
-                    for (name, value) in headers {
-                        answer = answer.header(name, value);
-                    }
-                    answer.body(Body::from(body.clone())).map_err(io::Error::other)
+                    answer(*status, headers, body.clone())
                 }
                 Some(Fault::Hang) => {
                     drop(request);
@@ -131,10 +133,10 @@ impl Front {
                 }
                 Some(Fault::Delay(delay)) => {
                     sleep(*delay).await;
-                    self.service.call(request).await.map_err(io::Error::other)
+                    (self.service)(request).await
                 }
                 Some(Fault::LoseAnswer | Fault::Damage { .. } | Fault::Slow { .. }) | None => {
-                    self.service.call(request).await.map_err(io::Error::other)
+                    (self.service)(request).await
                 }
             }
         };
@@ -197,6 +199,15 @@ impl Front {
             sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// An answer.
+pub(crate) fn answer(status: u16, headers: &[(String, String)], body: String) -> io::Result<HttpResponse> {
+    let mut answer = hyper::Response::builder().status(status);
+    for (name, value) in headers {
+        answer = answer.header(name, value);
+    }
+    answer.body(Body::from(body)).map_err(io::Error::other)
 }
 
 /// Reads so many bytes of a body, and counts them.

@@ -18,9 +18,9 @@ pub(super) struct Identity {
 
 /// Who takes connections: the store, or somebody who says that he is.
 #[derive(Clone)]
-pub(super) struct Acceptors {
-    pub(super) own: TlsAcceptor,
-    pub(super) stranger: TlsAcceptor,
+pub(crate) struct Acceptors {
+    pub(crate) own: TlsAcceptor,
+    pub(crate) stranger: TlsAcceptor,
 }
 
 impl Identity {

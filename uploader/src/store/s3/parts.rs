@@ -93,7 +93,11 @@ impl S3 {
         key: &str,
         ledger: Option<&'a Ledger>,
     ) -> Result<(Upload, Vec<String>, Option<&'a Ledger>), PutError> {
-        let upload = |id| Upload::new(dump, self.to_string(), key.to_owned(), id);
+        let upload = |id| {
+            let mut upload = Upload::new(dump, self.to_string(), key.to_owned(), id);
+            upload.customer_key = self.customer_key.clone();
+            upload
+        };
         let mut stray = false;
         if let Some(ledger) = ledger
             && let Some((known, e_tags)) = ledger.read()

@@ -1,9 +1,7 @@
-//! Carries rusoto's requests over reqwest, and signs them.
+//! Carries rusoto's requests over reqwest, signed or with what stands in for a signature.
 
 use std::error::Error;
-use std::fs;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,16 +11,18 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Method, Url};
+use reqwest::{Method, NoProxy, Proxy, Url};
 use rusoto_core::ByteStream;
 use rusoto_core::request::{
     DispatchSignedRequest, DispatchSignedRequestFuture, HttpDispatchError, HttpResponse,
 };
 use rusoto_core::signature::{SignedRequest, SignedRequestPayload};
-use rusoto_credential::AwsCredentials;
 use tokio::time::sleep;
 
-use crate::config::{Credentials, S3Config};
+use super::credentials::{Credentials, Grant};
+use super::options;
+use super::verdict::is_of_credentials;
+use crate::config::{ObjectOptions, S3Config};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long no byte of a request may be taken, and after the last of them no
@@ -34,12 +34,15 @@ const COMPLETE_DEADLINE: Duration = Duration::from_secs(600);
 /// No answer to what we ask is longer than a few kilobytes.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// A signing HTTP client.
+/// An HTTP client that authorises what it sends.
 pub struct Transport(Arc<Inner>);
 
 struct Inner {
     http: reqwest::Client,
-    config: S3Config,
+    credentials: Credentials,
+    options: ObjectOptions,
+    bucket: String,
+    path_style: bool,
 }
 
 impl Transport {
@@ -47,15 +50,25 @@ impl Transport {
     pub fn new(config: S3Config) -> anyhow::Result<Transport> {
         // An error means that there is one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("coredump-uploader/", env!("CARGO_PKG_VERSION")))
-            .tls_certs_merge(config.authorities.clone())
-            .connect_timeout(CONNECT_DEADLINE)
-            // A request is signed for its host: elsewhere it is worth nothing.
-            .redirect(Policy::none())
-            .build()
-            .context("making an HTTP client")?;
-        Ok(Transport(Arc::new(Inner { http, config })))
+        let client = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("coredump-uploader/", env!("CARGO_PKG_VERSION")))
+                .tls_certs_merge(config.authorities.clone())
+                .connect_timeout(CONNECT_DEADLINE)
+                // A request is authorised for its host: elsewhere it is worth
+                // nothing, or too much.
+                .redirect(Policy::none())
+        };
+        let http = match &config.proxy {
+            None => client(),
+            Some(proxy) => client().proxy(Proxy::all(proxy)?.no_proxy(NoProxy::from_env())),
+        };
+        let http = http.build().context("making an HTTP client")?;
+        log::info!(source:% = config.auth; "credentials have one source");
+        let credentials = Credentials::new(config.auth, &http, || client().no_proxy().build());
+        let credentials = credentials.context("making an HTTP client")?;
+        let (options, bucket, path_style) = (config.options, config.bucket, config.path_style);
+        Ok(Transport(Arc::new(Inner { http, credentials, options, bucket, path_style })))
     }
 }
 
@@ -71,20 +84,40 @@ impl DispatchSignedRequest for Transport {
 
 impl Inner {
     async fn send(&self, mut request: SignedRequest) -> anyhow::Result<HttpResponse> {
-        if !self.config.path_style {
+        if !self.path_style {
             self.name_bucket_in_host(&mut request);
         }
-        request.sign(&credentials(&self.config.credentials)?);
+        for (name, value) in options::headers(&self.options, &request.method, &request.params) {
+            request.add_header(name, value);
+        }
+        let grant = self.credentials.grant().await?;
+        authorise(&mut request, &grant);
+        let streams = matches!(request.payload, Some(SignedRequestPayload::Stream(_)));
+        let (status, headers, body) = self.exchange(&mut request).await?;
+        let outdated = is_of_credentials(status, &body) && self.credentials.refused(&grant);
+        // What was streamed is gone. Who sent it tries again, with other credentials.
+        if !outdated || streams {
+            return answer(status, &headers, body);
+        }
+        authorise(&mut request, &*self.credentials.grant().await?);
+        let (status, headers, body) = self.exchange(&mut request).await?;
+        answer(status, &headers, body)
+    }
 
+    /// One request and its answer, in which rusoto can read.
+    async fn exchange(&self, request: &mut SignedRequest) -> anyhow::Result<(u16, HeaderMap, Vec<u8>)> {
         let method = Method::from_bytes(request.method.as_bytes())?;
         let (posts, gets) = (method == Method::POST, method == Method::GET);
         let completes = posts && request.params.contains_key("uploadId");
         let deadline = if completes { COMPLETE_DEADLINE } else { STALL_DEADLINE };
         let progress = Arc::new(AtomicU64::new(0));
-        let mut http = self.http.request(method, url(&request)?).headers(headers(&request)?);
+        let mut http = self.http.request(method, url(request)?).headers(headers(request)?);
         http = match request.payload.take() {
             None => http,
-            Some(SignedRequestPayload::Buffer(bytes)) => http.body(bytes),
+            Some(SignedRequestPayload::Buffer(bytes)) => {
+                request.payload = Some(SignedRequestPayload::Buffer(bytes.clone()));
+                http.body(bytes)
+            }
             Some(SignedRequestPayload::Stream(stream)) => {
                 let sent = Arc::clone(&progress);
                 let counted = stream.inspect_ok(move |chunk| {
@@ -110,12 +143,12 @@ impl Inner {
             (false, _, false) => None,
         };
         let (status, body) = readable(status, body, root);
-        answer(status, &headers, body)
+        Ok((status, headers, body))
     }
 
     /// From `host/bucket/key` to `bucket.host/key`, which rusoto cannot do.
     fn name_bucket_in_host(&self, request: &mut SignedRequest) {
-        let bucket = &self.config.bucket;
+        let bucket = &self.bucket;
         if let Some(path) = request.path.strip_prefix(&format!("/{bucket}")) {
             let (path, host) = (path.to_owned(), format!("{bucket}.{}", request.hostname()));
             request.path = path;
@@ -124,15 +157,18 @@ impl Inner {
     }
 }
 
-fn credentials(credentials: &Credentials) -> anyhow::Result<AwsCredentials> {
-    let read = |path: &Path| -> anyhow::Result<String> {
-        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        Ok(text.trim().to_owned())
-    };
-    Ok(match credentials {
-        Credentials::Fixed { id, secret, token } => AwsCredentials::new(id, secret, token.clone(), None),
-        Credentials::Files { id, secret } => AwsCredentials::new(read(id)?, read(secret)?, None, None),
-    })
+/// Signs a request, or has it show what stands in for a signature. May be done
+/// again.
+fn authorise(request: &mut SignedRequest, grant: &Grant) {
+    match grant {
+        Grant::Pair(pair) => request.sign(pair),
+        Grant::Bearer(token) => {
+            // What signing does besides.
+            request.complement();
+            request.remove_header("authorization");
+            request.add_header("authorization", &format!("Bearer {token}"));
+        }
+    }
 }
 
 fn url(request: &SignedRequest) -> anyhow::Result<Url> {
@@ -167,7 +203,7 @@ async fn stalled(progress: &AtomicU64, deadline: Duration) {
     }
 }
 
-async fn bounded(response: reqwest::Response) -> anyhow::Result<Vec<u8>> {
+pub(super) async fn bounded(response: reqwest::Response) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     let mut chunks = response.bytes_stream();
     while let Some(chunk) = chunks.next().await {
@@ -228,7 +264,7 @@ fn answer(status: u16, headers: &HeaderMap, body: Vec<u8>) -> anyhow::Result<Htt
 
 /// reqwest's errors leave the cause to their sources, as errors should, and
 /// rusoto takes only a string.
-fn chain(err: &reqwest::Error) -> String {
+pub(super) fn chain(err: &reqwest::Error) -> String {
     let mut said = err.to_string();
     let mut source = err.source();
     while let Some(err) = source {

@@ -19,17 +19,21 @@ use super::super::{PutError, Refusal};
 const CONDEMNING: [&str; 4] = ["EntityTooLarge", "KeyTooLongError", "MetadataTooLarge", "InvalidObjectName"];
 const SKEWED: &str = "RequestTimeTooSkewed";
 /// What a person may do about codes that do not speak for themselves.
-const REMARKS: [(&str, &str); 5] = [
+const REMARKS: [(&str, &str); 6] = [
     (SKEWED, "the clocks of this node and of the store differ too much"),
     ("SignatureDoesNotMatch", "the secret access key is wrong, or something on the way changes requests"),
     ("InvalidAccessKeyId", "the store does not know the access key id"),
     ("AuthorizationHeaderMalformed", "the region may be wrong"),
     ("BadDigest", "the bytes were damaged on their way"),
+    ("InvalidStorageClass", "the store has no such storage_class"),
 ];
 
 /// Codes of an upload in parts that cannot be gone on with: the store has
 /// forgotten it, or some of its parts.
 const LOST: [&str; 4] = ["NoSuchUpload", "InvalidPart", "InvalidPartOrder", "EntityTooSmall"];
+
+/// Codes of a session that has ended, or that the store does not know.
+const OUTDATED: [&str; 3] = ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"];
 
 /// Judges a failed request.
 pub fn verdict<E: Error + Send + Sync + 'static>(err: RusotoError<E>) -> PutError {
@@ -79,6 +83,18 @@ fn clocks(response: &BufferedHttpResponse, now: Timestamp) -> String {
     let theirs = response.headers.get("date").and_then(|date| date_of(date));
     let theirs = theirs.map_or("that is not known".to_owned(), |date| format!("{date:.0}"));
     format!("it is {now:.0} here, and {theirs} there")
+}
+
+/// Whether it may be our credentials that were refused, because they are outdated
+/// or revoked. IBM's store says AccessDenied then, as it does of missing rights;
+/// an answer to HEAD says nothing.
+pub fn is_of_credentials(status: u16, body: &[u8]) -> bool {
+    let code = || element(std::str::from_utf8(body).ok()?, "Code");
+    match status {
+        401 | 403 => true,
+        400 => body.is_empty() || code().is_some_and(|code| OUTDATED.contains(&code)),
+        _ => false,
+    }
 }
 
 /// When the store wants to be asked again: in seconds, or at a time (RFC 9110,
@@ -194,6 +210,21 @@ mod tests {
         assert_eq!(after(&[("retry-after", "Sun, 22 Nov 2026 19:33:01 GMT"), date]), Some(120));
         assert_eq!(after(&[("retry-after", "Sun, 22 Nov 2026 19:30:01 GMT"), date]), Some(0));
         assert_eq!(after(&[("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")]), Some(0));
+    }
+
+    #[test]
+    fn what_is_outdated_is_told_from_what_is_wrong() {
+        for (status, body, of_credentials) in [
+            (400, error("ExpiredToken"), true),
+            (400, error("BadDigest"), false),
+            (400, String::new(), true),
+            (403, error("AccessDenied"), true),
+            (401, String::new(), true),
+            (404, String::new(), false),
+            (503, error("SlowDown"), false),
+        ] {
+            assert_eq!(is_of_credentials(status, body.as_bytes()), of_credentials, "{status} {body}");
+        }
     }
 
     #[test]
