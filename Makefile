@@ -82,7 +82,7 @@ bench: build ## how long a crashed process is held, and by whom; needs root and 
 	$(RELEASE)/bench --write docs/benchmarks.md
 
 .PHONY: faults
-faults: build ## kills, and counts what was lost and what lied; needs root and some minutes
+faults: build ## kills, misleads, wears out, and counts what was lost and what lied; needs root and some minutes
 	cargo build --release --locked -p testbed --bins
 	$(RELEASE)/faults
 

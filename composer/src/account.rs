@@ -19,10 +19,15 @@ use crate::story::Story;
 pub const POD_UID: &str = "io.kubernetes.pod.uid";
 const ADDED_LABELS: [&str; 3] = [POD_UID, "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"];
 
-/// Bytes of labels in the manifest, which has to stay below a megabyte, also with
-/// every quote escaped. Kubernetes bounds annotations by 256 KiB, and labels not
-/// at all.
-const MAX_LABELS: usize = 384 << 10;
+/// Bytes of labels in the manifest, which has to stay below a megabyte, also if
+/// each of them takes six (`\u0001`). Kubernetes bounds annotations by 256 KiB,
+/// and labels not at all.
+const MAX_LABELS: usize = 128 << 10;
+/// What JSON adds to a label that is on a line of its own.
+const LABEL_FRAME: usize = 24;
+/// Bytes of any other text of the runtime in the manifest, and in the journal,
+/// whose readers pass over lines of 64 KiB. Kubernetes has none of 300.
+const MAX_NAME: usize = 1 << 10;
 
 /// What the kernel and `/proc` say about the process.
 pub fn crash(argv: &Argv, time: Option<Timestamp>, process: &Process, cmdline: Option<Vec<Text>>) -> Crash {
@@ -104,7 +109,17 @@ pub fn attributed(container: &message::Container, sandbox: &PodSandbox) -> (Cont
     let pod = Pod { name: pod.name, namespace: pod.namespace, uid: pod.uid, labels };
     let image_ref = container.image_ref.clone();
     let name = metadata.name;
-    (Container { id: container.id.clone(), name, attempt: metadata.attempt, image, image_ref, pod }, cut)
+    let attempt = metadata.attempt;
+    let mut container = Container { id: container.id.clone(), name, attempt, image, image_ref, pod };
+    bound(&mut container);
+    (container, cut)
+}
+
+fn bound(container: &mut Container) {
+    let Container { id, name, image, image_ref, pod, .. } = container;
+    for text in [id, name, image, image_ref, &mut pod.name, &mut pod.namespace, &mut pod.uid] {
+        text.truncate(text.floor_char_boundary(MAX_NAME));
+    }
 }
 
 fn pod_labels(labels: &BTreeMap<String, String>) -> (BTreeMap<String, String>, Option<String>) {
@@ -113,7 +128,7 @@ fn pod_labels(labels: &BTreeMap<String, String>) -> (BTreeMap<String, String>, O
     let kept: BTreeMap<_, _> = its
         .clone()
         .take_while(|(key, value)| {
-            bytes += key.len() + value.len();
+            bytes += key.len() + value.len() + LABEL_FRAME;
             bytes <= MAX_LABELS
         })
         .map(|(key, value)| (key.clone(), value.clone()))
@@ -134,6 +149,7 @@ pub fn name_image(container: &mut Container, status: &ContainerStatus) {
     if !status.image_ref.is_empty() {
         container.image_ref.clone_from(&status.image_ref);
     }
+    bound(container);
 }
 
 #[cfg(test)]
@@ -149,7 +165,7 @@ mod tests {
         assert_eq!((kept, cut), (BTreeMap::from([("app".to_owned(), "web".to_owned())]), None));
         labels.extend((0..100_000).map(|n| (format!("label-{n:06}"), String::new())));
         let (kept, cut) = pod_labels(&labels);
-        assert!(kept.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() <= MAX_LABELS);
+        assert!(serde_json::to_vec_pretty(&kept).unwrap().len() <= MAX_LABELS);
         assert_eq!(cut, Some(format!("the manifest has {} of 100001 labels", kept.len())));
     }
 
@@ -171,5 +187,53 @@ mod tests {
         container.image = "what the pod says".to_owned();
         name_image(&mut container, &status);
         assert_eq!(container.image, "what the pod says");
+    }
+
+    mod hostile {
+        use std::fs;
+
+        use proptest::prelude::*;
+        use prost::Message;
+
+        use super::*;
+        use crate::cri::message::{ContainerStatusResponse, ListContainersResponse, ListPodSandboxResponse};
+        use crate::strange;
+
+        /// What runtimes answered, changed, as far as it can be decoded.
+        fn answers<M: Message + Default + std::fmt::Debug>(name: &'static str) -> impl Strategy<Value = M> {
+            let sample = fs::read(format!("{}/tests/cri/{name}.bin", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            strange::changed(vec![sample]).prop_map(|bytes| M::decode(&*bytes).unwrap_or_default())
+        }
+
+        fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
+            let text = || prop_oneof![strange::text(), "\u{1}{0,2000}"];
+            let few = prop::collection::btree_map(text(), text(), 0..8);
+            // Many that are small, or each of which takes six times as much.
+            let many = (1usize..40_000, 0usize..200).prop_map(|(count, len)| {
+                let count = count.min((1 << 20) / (len + 5));
+                (0..count).map(|n| (format!("{n:x}"), "\u{1}".repeat(len))).collect()
+            });
+            prop_oneof![60 => few, 1 => many]
+        }
+
+        proptest! {
+            #[test]
+            fn whatever_a_runtime_says_the_manifest_and_the_journal_have_room_for_it(
+                containers in answers::<ListContainersResponse>("ps_a_variants"),
+                pods in answers::<ListPodSandboxResponse>("pods_variants"),
+                status in answers::<ContainerStatusResponse>("inspect_crash"),
+                labels in labels(),
+            ) {
+                let container = containers.containers.first().cloned().unwrap_or_default();
+                let sandbox = PodSandbox { labels, ..pods.items.first().cloned().unwrap_or_default() };
+                let (mut container, _) = attributed(&container, &sandbox);
+                name_image(&mut container, &status.status.unwrap_or_default());
+                let json = serde_json::to_vec_pretty(&container).unwrap();
+                prop_assert!(json.len() < 900 << 10, "{}", json.len());
+                prop_assert_eq!(&serde_json::from_slice::<Container>(&json).unwrap(), &container);
+                let name = super::super::container(&Attribution::Present(container)).unwrap();
+                prop_assert!(serde_json::to_vec(&name).unwrap().len() < 32 << 10);
+            }
+        }
     }
 }

@@ -37,8 +37,9 @@ use crate::{account, journal, kmsg, logs, memory, settings};
 
 /// Two megabytes from a disk that is not idle.
 const LOG_DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes of arguments among the last words, where each may take six.
-const MAX_LAST_ARGUMENTS: usize = 8 << 10;
+/// Bytes of arguments among the last words, where each may take five, and the path
+/// of the executable, too: 60 KiB have room for both.
+const MAX_LAST_ARGUMENTS: usize = 6 << 10;
 
 /// Captures the core on standard input. Returns a line about the dump.
 ///
@@ -396,4 +397,48 @@ fn ago(then: Instant) -> Timestamp {
     let now = Timestamp::now();
     let then = now.checked_sub(then.elapsed()).unwrap_or(now);
     then.round(Unit::Millisecond).unwrap_or(then)
+}
+
+#[cfg(test)]
+mod hostile {
+    use proptest::prelude::*;
+    use protocol::zip64::MAX_LAST_WORDS;
+
+    use super::*;
+    use crate::strange;
+
+    /// Of as many bytes as there may be, each of which may take as many as it can.
+    fn long(most: usize) -> impl Strategy<Value = Vec<u8>> {
+        let sample =
+            prop_oneof![Just(vec![0xff; most]), Just([b'a', 0].repeat(most / 2)), Just(vec![b'a'; most])];
+        sample.prop_flat_map(|sample| strange::changed(vec![sample])).prop_map(move |mut bytes| {
+            bytes.truncate(most);
+            bytes
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_process_calls_itself_there_is_room_for_last_words(
+            cmdline in long(20_000), exe in long(4095), comm in strange::bytes(), hostname in long(64)
+        ) {
+            let mut process = Process::unproven("");
+            process.files = vec![("cmdline", Ok(cmdline))];
+            process.exe = Ok(exe[..].into());
+            process.comm = Some(comm[..comm.len().min(15)].into());
+            let mut story = Story::begin();
+            let (cmdline, problem) = process.cmdline();
+            problem.iter().for_each(|problem| story.problem(problem));
+            let argv = Argv { pid: Some(1), hostname: Some(hostname[..].into()), ..Argv::default() };
+            let (settings, spool) = (ComposerSettings::default(), Spool::at("/nowhere"));
+            let id = DumpId::new(Timestamp::UNIX_EPOCH, 1, 2);
+            let place = Place::Unknown("why".to_owned());
+            let dump =
+                Dump { argv: &argv, time: None, spool: &spool, id: &id, cmdline, place: &place, settings: &settings };
+            let words = serde_json::to_vec(&dump.last_words(&process, &story)).unwrap();
+            prop_assert!(words.len() <= MAX_LAST_WORDS, "{}", words.len());
+            let read: Manifest = serde_json::from_slice(&words).unwrap();
+            prop_assert_eq!(read.crash.exe, Some(exe[..].into()));
+        }
+    }
 }

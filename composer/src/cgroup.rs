@@ -354,29 +354,43 @@ mod tests {
         prop::collection::vec(segment, 0..6).prop_map(|segments| segments.join("/"))
     }
 
-    proptest! {
-        #[test]
-        fn nothing_makes_it_panic(text in any::<String>(), lines in prop::collection::vec(segments(), 0..4)) {
-            let _ = pod(&text);
-            let _ = pod(&format!("0::/{}", lines.join("\n1:cpu:/")));
+    mod hostile {
+        use super::*;
+        use crate::strange;
+
+        /// What `/proc/<pid>/cgroup` has on the machines we have seen, changed.
+        fn text() -> impl Strategy<Value = String> {
+            let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cgroup")).unwrap();
+            let samples = files.map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+            strange::changed(samples).prop_map(|text| String::from_utf8_lossy(&text).into_owned())
         }
 
-        #[test]
-        fn a_container_cannot_name_its_own_pod(forged in segments(), other_line in segments()) {
-            for container in [
-                format!("/kubepods/burstable/pod{UID}/{ID}"),
-                format!("/kubepods.slice/kubepods-pod{UID_}.slice/cri-containerd-{ID}.scope"),
-                format!("/system.slice/containerd.service/kubepods-pod{UID_}.slice:cri-containerd:{ID}"),
-            ] {
-                let text = format!("2:cpu:{container}/{forged}\n1:pids:{container}/{other_line}\n");
-                prop_assert_eq!(pod(&text), is(UID, Some(ID)));
+        proptest! {
+            #[test]
+            fn nothing_makes_it_panic(text in text(), lines in prop::collection::vec(segments(), 0..4)) {
+                if let Ok(Some(PodCgroup { pod_uid, container_id })) = pod(&text) {
+                    prop_assert!(pod_uid.len() <= MAX_UID && container_id.is_none_or(|id| is_id(&id)));
+                }
+                let _ = pod(&format!("0::/{}", lines.join("\n1:cpu:/")));
             }
-        }
 
-        #[test]
-        fn a_user_cannot_name_a_pod(forged in segments()) {
-            for home in ["/user.slice/user-1000.slice/user@1000.service", "/user/eve/0"] {
-                prop_assert_eq!(pod(&format!("0::{home}/{forged}")), Ok(None));
+            #[test]
+            fn a_container_cannot_name_its_own_pod(forged in segments(), other_line in segments()) {
+                for container in [
+                    format!("/kubepods/burstable/pod{UID}/{ID}"),
+                    format!("/kubepods.slice/kubepods-pod{UID_}.slice/cri-containerd-{ID}.scope"),
+                    format!("/system.slice/containerd.service/kubepods-pod{UID_}.slice:cri-containerd:{ID}"),
+                ] {
+                    let text = format!("2:cpu:{container}/{forged}\n1:pids:{container}/{other_line}\n");
+                    prop_assert_eq!(pod(&text), is(UID, Some(ID)));
+                }
+            }
+
+            #[test]
+            fn a_user_cannot_name_a_pod(forged in segments()) {
+                for home in ["/user.slice/user-1000.slice/user@1000.service", "/user/eve/0"] {
+                    prop_assert_eq!(pod(&format!("0::{home}/{forged}")), Ok(None));
+                }
             }
         }
     }

@@ -307,30 +307,36 @@ mod tests {
             extent.feed(rest);
             prop_assert_eq!(extent.expected_bytes(), Some(core.len() as u64));
         }
+    }
 
-        #[test]
-        fn hostile_headers_cost_neither_memory_nor_a_panic(
-            bytes in prop::collection::vec(any::<u8>(), 0..1000),
-            changes in prop::collection::vec((0usize..300, any::<u8>()), 0..12),
-            segment_size: u16,
-            many: bool,
-        ) {
-            // A core that was right, a few bytes of its headers changed, and
-            // then anything.
-            let mut hostile = core(true, false, &[100; 4]);
-            hostile[54..56].copy_from_slice(&segment_size.to_le_bytes());
-            if many {
-                hostile[56..58].copy_from_slice(&0xffffu16.to_le_bytes());
+    mod hostile {
+        use super::*;
+
+        proptest! {
+            #[test]
+            fn headers_cost_neither_memory_nor_a_panic(
+                bytes in prop::collection::vec(any::<u8>(), 0..1000),
+                changes in prop::collection::vec((0usize..300, any::<u8>()), 0..12),
+                segment_size: u16,
+                many: bool,
+            ) {
+                // A core that was right, a few bytes of its headers changed, and
+                // then anything.
+                let mut hostile = core(true, false, &[100; 4]);
+                hostile[54..56].copy_from_slice(&segment_size.to_le_bytes());
+                if many {
+                    hostile[56..58].copy_from_slice(&0xffffu16.to_le_bytes());
+                }
+                for (at, byte) in changes {
+                    hostile[6 + at] = byte;
+                }
+                hostile.extend(bytes);
+                let mut extent = Extent::default();
+                for _ in 0..200 {
+                    extent.feed(&hostile);
+                }
+                prop_assert!(extent.pending.capacity() <= 2 * usize::from(u16::MAX));
             }
-            for (at, byte) in changes {
-                hostile[6 + at] = byte;
-            }
-            hostile.extend(bytes);
-            let mut extent = Extent::default();
-            for _ in 0..200 {
-                extent.feed(&hostile);
-            }
-            prop_assert!(extent.pending.capacity() <= 2 * usize::from(u16::MAX));
         }
     }
 }

@@ -5,6 +5,8 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 
+use protocol::text::one_line;
+
 /// The kernel refuses a record of about 1,000 bytes (`devkmsg_write` in
 /// `kernel/printk/printk.c`).
 const MAX_BYTES: usize = 800;
@@ -22,21 +24,16 @@ pub fn error(message: &str) {
 /// One write is one record. Failing to log is no reason to fail, and there is
 /// nobody left to tell.
 fn write(level: u8, message: &str) {
-    let record = format!("<{level}>coredump-composer: {}\n", one_line(message));
+    let record = format!("<{level}>coredump-composer: {}\n", bounded(message));
     if let Ok(mut kmsg) = OpenOptions::new().write(true).open("/dev/kmsg") {
         let _ = kmsg.write_all(record.as_bytes());
     }
 }
 
-fn one_line(message: &str) -> String {
-    let mut line = without_control(message);
+fn bounded(message: &str) -> String {
+    let mut line = one_line(message);
     line.truncate(line.floor_char_boundary(MAX_BYTES));
     line
-}
-
-/// A stranger's newline must not begin a line of its own.
-pub fn without_control(message: &str) -> String {
-    message.replace(char::is_control, "?")
 }
 
 #[cfg(test)]
@@ -45,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_record_is_one_line_of_bounded_length() {
-        assert_eq!(one_line("a\n<0>b"), "a?<0>b");
-        assert!(one_line(&"ä".repeat(2000)).len() <= MAX_BYTES);
+        assert_eq!(bounded("a\n<0>b"), r"a\x0a<0>b");
+        assert!(bounded(&"ä".repeat(2000)).len() <= MAX_BYTES);
     }
 }

@@ -38,6 +38,9 @@ mod selection;
 mod settings;
 mod space;
 mod story;
+#[cfg(test)]
+#[path = "../../protocol/src/strange.rs"]
+mod strange;
 mod turn;
 
 use std::ffi::OsString;

@@ -233,7 +233,7 @@ struct Record {
 impl Record {
     fn parse(raw: &[u8]) -> Option<Record> {
         if raw.starts_with(b"{") {
-            return serde_json::from_slice(raw).ok().map(Docker::record);
+            return serde_json::from_slice(raw).ok().and_then(Docker::record);
         }
         let mut fields = raw.splitn(4, |byte| *byte == b' ');
         let [time, stream, tags] = [fields.next()?, fields.next()?, fields.next()?];
@@ -263,14 +263,17 @@ struct Docker {
 }
 
 impl Docker {
-    fn record(self) -> Record {
+    /// `None` if it would be more than one line.
+    fn record(self) -> Option<Record> {
         let text = self.log.strip_suffix('\n');
-        Record {
+        let parts = [text.unwrap_or(&self.log), &self.stream, &self.time];
+        parts.iter().all(|part| !part.contains('\n')).then_some(())?;
+        Some(Record {
             time: self.time.into_bytes(),
             stream: self.stream.into_bytes(),
             ends: text.is_some(),
             text: text.unwrap_or(&self.log).into(),
-        }
+        })
     }
 }
 
@@ -432,5 +435,35 @@ mod tests {
         let began = Instant::now();
         settle(&file);
         assert!(began.elapsed() >= QUIET);
+    }
+
+    mod hostile {
+        use proptest::prelude::*;
+
+        use super::*;
+        use crate::strange;
+
+        fn samples() -> Vec<Vec<u8>> {
+            let docker = |log: &str| {
+                format!("{{\"log\":\"{log}\",\"stream\":\"stderr\",\"time\":\"{AT}\"}}\n")
+                    .repeat(3)
+                    .into_bytes()
+            };
+            vec![SAMPLE.as_bytes().to_vec(), docker("text\\n"), docker("two\\nlines\\n")]
+        }
+
+        proptest! {
+            #[test]
+            fn whatever_a_log_has_there_are_so_many_lines_and_no_more(
+                bytes in strange::changed(samples()), whole: bool, wanted in 0usize..20
+            ) {
+                let tail = last_lines(&bytes, whole, wanted);
+                let lines = tail.text.iter().filter(|byte| **byte == b'\n').count();
+                // A part of one line, where there is no more, has no end.
+                prop_assert!(tail.lines == lines || (!whole && tail.lines == 1), "{} {lines}", tail.lines);
+                prop_assert!(tail.lines <= wanted.max(1));
+                prop_assert!(tail.text.len() <= bytes.len() + tail.lines + 1);
+            }
+        }
     }
 }

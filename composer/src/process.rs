@@ -390,4 +390,55 @@ mod tests {
         assert!(problem.unwrap().contains("8191 of 999999 bytes"));
         assert_eq!(Process::unproven("gone").cmdline(), (None, Some("gone".into())));
     }
+
+    mod hostile {
+        use proptest::prelude::*;
+
+        use super::*;
+        use crate::strange;
+
+        fn own(name: &str) -> Vec<u8> {
+            fs::read(format!("/proc/self/{name}")).unwrap()
+        }
+
+        fn samples() -> Vec<Vec<u8>> {
+            let environ = b"PATH=/bin\0SECRET=x=y\0\0loose\0".to_vec();
+            vec![
+                own("status"),
+                own("stat"),
+                own("cmdline"),
+                environ,
+                b"pos:\t0\nPid:\t7\nNSpid:\t7\n".to_vec(),
+            ]
+        }
+
+        proptest! {
+            #[test]
+            fn what_proc_says_is_read_whatever_it_is(text in strange::changed(samples())) {
+                let _ = start_time(&text);
+                for name in ["Pid:", "CoreDumping:", "State:", "Threads:"] {
+                    prop_assert!(field(&text, name).is_none_or(|value| !value.contains('\n')));
+                }
+                let _ = identified(7, field(&text, "Pid:").unwrap_or_default());
+                prop_assert!(redacted(&text).len() <= text.len() + (text.len() + 1) * (REDACTED.len() + 1));
+                let mut process = Process::unproven("");
+                process.files = vec![("cmdline", Ok(text))];
+                let (cmdline, _) = process.cmdline();
+                prop_assert!(cmdline.unwrap().iter().map(|arg| arg.as_bytes().len() + 1).sum::<usize>() <= MAX_CMDLINE + 1);
+            }
+
+            #[test]
+            fn no_value_of_a_variable_is_kept(values in prop::collection::vec("[^\0]{0,20}", 0..6)) {
+                let environ: String = values.iter().map(|value| format!("NAME={value}hidden\0")).collect();
+                let redacted = String::from_utf8(redacted(environ.as_bytes())).unwrap();
+                prop_assert_eq!(redacted, format!("NAME={REDACTED}\0").repeat(values.len()));
+            }
+
+            #[test]
+            fn a_command_cannot_have_been_started_at_another_time(comm in strange::bytes()) {
+                let rest = b" R 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 5150 20 21\n";
+                prop_assert_eq!(start_time(&[b"11 (", &comm[..], b")", rest].concat()), Some(5150));
+            }
+        }
+    }
 }

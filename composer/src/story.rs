@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use crate::kmsg::without_control;
+use protocol::text::one_line;
 
 /// More lines than any crash makes; what would exceed it is a bug of ours, and
 /// must not become a memory leak beside a dying process.
@@ -32,7 +32,7 @@ impl Story {
     pub fn note(&mut self, what: impl std::fmt::Display) {
         self.lines += 1;
         if self.lines <= MAX_LINES {
-            let line = without_control(&what.to_string());
+            let line = one_line(&what.to_string());
             let _ = writeln!(self.log, "{:>7} ms  {line}", self.began.elapsed().as_millis());
         }
     }

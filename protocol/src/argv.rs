@@ -305,4 +305,48 @@ mod tests {
         assert!(refused(&format!("/{}/composer", "x".repeat(100))));
         assert!(!refused("/opt/coredump-handler/composer"));
     }
+
+    mod hostile {
+        use std::os::unix::ffi::OsStringExt;
+
+        use proptest::prelude::*;
+
+        use super::*;
+        use crate::strange;
+        use crate::text::one_line;
+
+        fn arguments() -> impl Strategy<Value = Vec<Vec<u8>>> {
+            let expanded =
+                expand(&pattern(), linux_6_18).into_iter().map(OsString::into_vec).collect::<Vec<_>>();
+            let arguments: Vec<_> = expanded.iter().map(|arg| strange::changed(vec![arg.clone()])).collect();
+            prop_oneof![4 => arguments, 1 => prop::collection::vec(strange::changed(expanded), 0..20)]
+        }
+
+        proptest! {
+            #[test]
+            fn whatever_the_arguments_are_there_is_a_crash_to_speak_of(args in arguments()) {
+                let argv = Argv::read(args.iter().cloned().map(OsString::from_vec));
+                for problem in &argv.problems {
+                    prop_assert_eq!(&one_line(problem), problem);
+                }
+                let read = [&argv.hostname, &argv.comm].into_iter().flatten().map(|text| text.as_bytes().len());
+                prop_assert!(read.sum::<usize>() <= args.concat().len() + args.len());
+            }
+
+            #[test]
+            fn no_name_moves_a_number(hostname in strange::bytes(), comm in strange::bytes()) {
+                let mut args = expand(&pattern(), linux_6_18);
+                args.truncate(SPECIFIERS.len() - 2);
+                // The kernel ends an argument at its first zero.
+                let named = |label: u8, name: &[u8]| {
+                    let name = name.iter().copied().take_while(|byte| *byte != 0);
+                    OsString::from_vec([label].into_iter().chain(name).collect())
+                };
+                args.extend([named(b'h', &hostname), named(b'e', &comm)]);
+                let argv = Argv::read(args);
+                prop_assert_eq!((argv.pid, argv.signal, argv.pidfd), (Some(28763), Some(11), Some(3)));
+                prop_assert_eq!(argv.problems, Vec::<String>::new());
+            }
+        }
+    }
 }

@@ -151,3 +151,43 @@ impl Skip {
         }
     }
 }
+
+#[cfg(test)]
+mod hostile {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::strange;
+
+    fn samples() -> Vec<Vec<u8>> {
+        let lines = include_str!("../tests/golden/crashes-1.jsonl").lines();
+        lines.map(|line| line.as_bytes().to_vec()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_line_can_be_read_is_one_line_again(json in strange::changed(samples())) {
+            if let Ok(line) = serde_json::from_slice::<Line>(&json) {
+                let again = serde_json::to_string(&line).unwrap();
+                prop_assert!(!again.contains(['\n', '\r', '\0']), "{again:?}");
+                prop_assert_eq!(serde_json::from_str::<Line>(&again).unwrap(), line);
+            }
+        }
+
+        #[test]
+        fn whatever_is_said_in_it_a_line_is_one_and_can_be_read(
+            comm in strange::bytes(), container in strange::text(), reason in strange::text()
+        ) {
+            let mut line: Line = serde_json::from_slice(&samples()[0]).unwrap();
+            (line.comm, line.container) = (Some(comm[..].into()), Some(container));
+            for outcome in [Outcome::Refused { reason: reason.clone() }, Outcome::Skipped { reason: Skip::Other(reason) }] {
+                line.outcome = outcome;
+                let json = serde_json::to_string(&line).unwrap();
+                prop_assert!(!json.contains(['\n', '\r', '\0']), "{json:?}");
+                let read: Line = serde_json::from_str(&json).unwrap();
+                // A word of a later version may be one of today's.
+                prop_assert_eq!((&read.comm, &read.container), (&line.comm, &line.container));
+            }
+        }
+    }
+}

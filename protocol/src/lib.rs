@@ -21,5 +21,7 @@ pub mod journal;
 pub mod manifest;
 pub mod settings;
 pub mod spool;
+#[cfg(test)]
+mod strange;
 pub mod text;
 pub mod zip64;

@@ -227,3 +227,50 @@ pub struct Pod {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
 }
+
+#[cfg(test)]
+mod hostile {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::spool::Entry;
+    use crate::strange;
+
+    const SAMPLES: [&str; 2] = [
+        include_str!("../tests/golden/manifest-1.json"),
+        include_str!("../tests/golden/manifest-1-trusted.json"),
+    ];
+
+    proptest! {
+        #[test]
+        fn whatever_can_be_read_is_written_as_it_was_and_names_a_file(
+            json in strange::changed(SAMPLES.map(|sample| sample.as_bytes().to_vec()).into())
+        ) {
+            if let Ok(manifest) = serde_json::from_slice::<Manifest>(&json) {
+                let again = serde_json::to_vec(&manifest).unwrap();
+                prop_assert_eq!(&serde_json::from_slice::<Manifest>(&again).unwrap(), &manifest);
+                let ready = ready(&manifest);
+                prop_assert!(ready.len() < 255 && Entry::parse(&ready).is_some(), "{ready}");
+            }
+        }
+
+        #[test]
+        fn whatever_its_container_is_called_the_dump_has_a_name(
+            names in prop::array::uniform4(strange::text()), comm in strange::bytes()
+        ) {
+            let mut manifest: Manifest = serde_json::from_str(SAMPLES[0]).unwrap();
+            let Attribution::Present(container) = &mut manifest.container else { unreachable!("it has one") };
+            let [namespace, pod, name, signal] = names;
+            (container.pod.namespace, container.pod.name, container.name) = (namespace, pod, name);
+            (manifest.crash.signal_name, manifest.crash.comm) = (Some(signal), Some(comm[..].into()));
+            let ready = ready(&manifest);
+            prop_assert!(ready.len() < 255 && Entry::parse(&ready).is_some(), "{ready}");
+            prop_assert!(!serde_json::to_string(&manifest).unwrap().contains('\n'));
+        }
+    }
+
+    /// The name that its dump gets.
+    fn ready(manifest: &Manifest) -> String {
+        Entry::part(manifest.id.clone()).ready(manifest.hint()).to_string()
+    }
+}

@@ -474,4 +474,37 @@ mod tests {
         assert!(problems[0].starts_with("store.s3.bucket: invalid type"), "{problems:?}");
         assert_eq!(problems[1..], ["store.s3.region: is missing", "store.s3.typo: is no setting"]);
     }
+
+    mod hostile {
+        use proptest::prelude::*;
+
+        use super::*;
+        use crate::strange;
+
+        const SAMPLES: [&str; 3] = [
+            "spool_dir: /var/lib/x\ncompression: zstd\nthreads: 2\nmax_core_bytes: 1GiB\nkeep_free: 2GiB\n",
+            "cri_timeout: 5s\nnamespaces: {include: [pay*], exclude: [kube-*]}\nlabels: {exclude: [app=web]}\n",
+            "rate_limit: &r {burst: 5, every: 1h}\nlog_lines: 500\ncri_socket: auto\nother: [*r, *r]\n",
+        ];
+
+        proptest! {
+            #[test]
+            fn whatever_the_file_has_there_are_settings(
+                yaml in strange::changed(SAMPLES.map(|sample| sample.as_bytes().to_vec()).into())
+            ) {
+                let (settings, problems) = ComposerSettings::read(&String::from_utf8_lossy(&yaml));
+                prop_assert!(settings.rate_limit.burst > 0 && settings.threads.count(8) > 0);
+                prop_assert!(settings.spool_dir.as_str().starts_with('/'));
+                prop_assert!(problems.len() <= yaml.len(), "{problems:?}");
+            }
+
+            #[test]
+            fn whatever_a_pattern_and_a_name_are_comparing_them_ends(
+                pattern in "[a*]{0,40}|.*", name in "a{0,200}|.*"
+            ) {
+                let (settings, _) = ComposerSettings::read(&format!("namespaces: {{include: [{pattern:?}]}}"));
+                let _ = settings.namespaces.admits_name(&name);
+            }
+        }
+    }
 }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bytes that are usually UTF-8 and need not be: a command name, a path, an
 /// argument. Written as text in which a backslash is `\\`, and each byte that
-/// is no UTF-8 and each control character is `\xNN`, so that the bytes can be
-/// had back and a line of text stays one line.
+/// is no UTF-8 and each character that does something to the line is `\xNN`, so
+/// that the bytes can be had back and a line of text stays one line.
 #[derive(Clone, Default, Eq, Ord, PartialEq, PartialOrd, Hash)]
 pub struct Text(Vec<u8>);
 
@@ -46,12 +46,7 @@ impl fmt::Display for Text {
             for c in chunk.valid().chars() {
                 match c {
                     '\\' => f.write_str(r"\\")?,
-                    c if c.is_control() => {
-                        for byte in c.encode_utf8(&mut [0; 4]).bytes() {
-                            write!(f, "\\x{byte:02x}")?;
-                        }
-                    }
-                    c => write!(f, "{c}")?,
+                    c => write_plain(f, c)?,
                 }
             }
             for byte in chunk.invalid() {
@@ -59,6 +54,34 @@ impl fmt::Display for Text {
             }
         }
         Ok(())
+    }
+}
+
+/// A text for people that has words of strangers in it, as a part of one line.
+/// What does something to the line is written as in [`Text`]; backslashes stay, so
+/// this cannot be read back.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    let Ok(()) = text.chars().try_for_each(|c| write_plain(&mut line, c)) else {
+        unreachable!("a string takes all text")
+    };
+    line
+}
+
+fn write_plain(f: &mut impl fmt::Write, c: char) -> fmt::Result {
+    match is_plain(c) {
+        true => f.write_char(c),
+        false => c.encode_utf8(&mut [0; 4]).bytes().try_for_each(|byte| write!(f, "\\x{byte:02x}")),
+    }
+}
+
+/// Whether `c` neither ends a line, for anyone, nor moves what is around it.
+fn is_plain(c: char) -> bool {
+    match c {
+        // Line and paragraph separator; where a text turns (UAX #9, 2).
+        '\u{2028}' | '\u{2029}' => false,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
+        c => !c.is_control(),
     }
 }
 
@@ -127,13 +150,33 @@ mod tests {
         assert_eq!(shown("\u{85}".as_bytes()), r"\xc2\x85");
     }
 
-    proptest! {
-        #[test]
-        fn no_byte_is_lost(bytes: Vec<u8>) {
-            let text = Text::from(&bytes[..]);
-            let json = serde_json::to_string(&text).unwrap();
-            prop_assert!(!json.contains('\n'));
-            prop_assert_eq!(serde_json::from_str::<Text>(&json).unwrap(), text);
+    #[test]
+    fn what_others_chose_neither_ends_a_line_nor_turns_it() {
+        let rude = "a\n[b]\u{1b}[2K\u{85}\u{2028}\u{202e}c ä \\";
+        assert_eq!(one_line(rude), r"a\x0a[b]\x1b[2K\xc2\x85\xe2\x80\xa8\xe2\x80\xaec ä \");
+        assert_eq!(Text::from(rude).to_string(), one_line(rude) + r"\");
+    }
+
+    mod hostile {
+        use super::*;
+        use crate::strange;
+
+        proptest! {
+            #[test]
+            fn no_byte_is_lost(bytes in prop_oneof![any::<Vec<u8>>(), strange::bytes()]) {
+                let text = Text::from(&bytes[..]);
+                let json = serde_json::to_string(&text).unwrap();
+                prop_assert!(json.chars().all(is_plain), "{json}");
+                prop_assert_eq!(serde_json::from_str::<Text>(&json).unwrap(), text);
+            }
+
+            #[test]
+            fn a_line_stays_one(text in prop_oneof![any::<String>(), strange::text()]) {
+                let line = one_line(&text);
+                prop_assert!(line.chars().all(is_plain), "{line:?}");
+                prop_assert_eq!(one_line(&line), line);
+                prop_assert_eq!(Text::from(&*text).to_string().parse::<Text>().unwrap(), Text::from(&*text));
+            }
         }
     }
 }

@@ -425,4 +425,36 @@ mod tests {
             assert!(Entry::read(&wrong).unwrap().is_none(), "{at}");
         }
     }
+
+    mod hostile {
+        use proptest::prelude::*;
+
+        use super::*;
+        use crate::strange;
+
+        fn headers() -> Vec<Vec<u8>> {
+            let sample = |stage: &Stage| {
+                let entry = Entry {
+                    name: "20261122T193101Z-28763-9f3a61c2/core".to_owned(),
+                    method: Method::Deflated,
+                    time: [1, 2],
+                    last_words: Some(b"{\"version\": 1}".to_vec()),
+                };
+                [&entry.local_header(stage)[..], &[7; 100]].concat()
+            };
+            let ended = Ended { crc32: 1, compressed: 100, uncompressed: 200 };
+            [Stage::Begun, Stage::Ended(ended.clone()), Stage::Cut(ended)].iter().map(sample).collect()
+        }
+
+        proptest! {
+            #[test]
+            fn what_is_taken_for_a_header_is_one_that_we_would_write(bytes in strange::changed(headers())) {
+                let mut file = tempfile::tempfile().unwrap();
+                file.write_all(&bytes).unwrap();
+                if let Some((entry, stage, content)) = Entry::read(&file).unwrap() {
+                    prop_assert_eq!(entry.local_header(&stage), &bytes[..content as usize]);
+                }
+            }
+        }
+    }
 }

@@ -15,7 +15,7 @@ use crate::config::{Config, DEFAULT_FILE, Env};
 use crate::monitor::Monitor;
 use crate::retention::Retention;
 use crate::upload::Uploader;
-use crate::{daemon, push, store, view};
+use crate::{daemon, push, record, store, view};
 
 /// Configured wrongly; EX_USAGE in sysexits.h.
 const MISCONFIGURED: u8 = 64;
@@ -84,7 +84,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: Env<'_>) -> ExitCode 
             return ExitCode::from(if err.use_stderr() { MISCONFIGURED } else { 0 });
         }
     };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let log = env_logger::Env::default().default_filter_or("info");
+    env_logger::Builder::from_env(log).format(record::write).init();
     match dispatch(cli, env) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::CouldNot(err)) => {

@@ -350,4 +350,32 @@ mod tests {
         let config = Config::read("store: {s3: {bucket: dumps}}", &env).unwrap();
         assert!(!format!("{config:?}").contains("the "), "{config:?}");
     }
+
+    mod hostile {
+        use proptest::prelude::*;
+
+        use super::*;
+        use crate::strange;
+
+        const SAMPLES: [&str; 2] = [
+            "store: {s3: {bucket: dumps, prefix: a/b, region: eu-de, endpoint: 'https://s3.example:9000'}}\n\
+             parallel: 4\npart_size: 16MiB\nbandwidth: 10MB\ngrace: 20s\nlisten: 127.0.0.1:9100\n",
+            "store: {dir: {path: /objects}}\nkey: '{namespace}/{pod}/{id}.zip'\nspool_dir: /spool\nready_without_store: true\n",
+        ];
+
+        proptest! {
+            #[test]
+            fn whatever_the_file_has_it_is_settings_or_problems(
+                yaml in strange::changed(SAMPLES.map(|sample| sample.as_bytes().to_vec()).into())
+            ) {
+                match Config::read(&String::from_utf8_lossy(&yaml), &with_keys) {
+                    Ok(config) => {
+                        prop_assert!((1..=MAX_PARALLEL as usize).contains(&config.parallel));
+                        prop_assert!(config.part_size > 0);
+                    }
+                    Err(problems) => prop_assert!((1..=yaml.len() + 1).contains(&problems.len())),
+                }
+            }
+        }
+    }
 }

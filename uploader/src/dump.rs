@@ -214,4 +214,61 @@ mod tests {
             "{metadata:?}"
         );
     }
+
+    mod hostile {
+        use std::io::Write;
+
+        use proptest::prelude::*;
+        use protocol::manifest::Attribution;
+        use zip::ZipWriter;
+        use zip::write::SimpleFileOptions;
+
+        use super::*;
+        use crate::strange;
+
+        const MANIFEST: &str = include_str!("../../protocol/tests/golden/manifest-1.json");
+
+        fn manifest() -> Manifest {
+            serde_json::from_str(MANIFEST).unwrap()
+        }
+
+        fn zip() -> Vec<u8> {
+            let (mut zip, id) = (ZipWriter::new(io::Cursor::new(Vec::new())), manifest().id);
+            for (name, content) in [("core", "core"), (FILE_NAME, MANIFEST)] {
+                zip.start_file(format!("{id}/{name}"), SimpleFileOptions::default()).unwrap();
+                zip.write_all(content.as_bytes()).unwrap();
+            }
+            zip.finish().unwrap().into_inner()
+        }
+
+        proptest! {
+            #[test]
+            fn whatever_is_ready_has_its_own_manifest_or_none(bytes in strange::changed(vec![zip()])) {
+                let mut file = tempfile::tempfile().unwrap();
+                file.write_all(&bytes).unwrap();
+                if let Ok((json, read)) = read_manifest(&file, &manifest().id) {
+                    prop_assert_eq!(read.id, manifest().id);
+                    prop_assert!(json.len() as u64 <= MAX_MANIFEST);
+                }
+            }
+
+            #[test]
+            fn whatever_names_are_they_add_no_header_to_a_request(
+                names in prop::array::uniform4(prop_oneof![8 => strange::text(), 1 => ".{0,3000}"]),
+                exe in prop_oneof![8 => strange::bytes(), 1 => Just(vec![0xff; 4096])],
+            ) {
+                let mut manifest = manifest();
+                let [namespace, pod, name, node] = names;
+                (manifest.node, manifest.crash.exe) = (node.as_str().into(), Some(exe[..].into()));
+                let Attribution::Present(container) = &mut manifest.container else { unreachable!("it has one") };
+                (container.pod.namespace, container.pod.name, container.name) = (namespace, pod, name);
+                let metadata = metadata(&manifest.id, Some(&manifest));
+                let bytes: usize = metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+                prop_assert!(bytes < 2048 - 70, "{bytes}");
+                for (_, value) in metadata {
+                    prop_assert!(value.bytes().all(|byte| byte.is_ascii_graphic()), "{value:?}");
+                }
+            }
+        }
+    }
 }

@@ -187,4 +187,40 @@ mod tests {
             assert!(Template::parse(bad).is_err(), "{bad}");
         }
     }
+
+    mod hostile {
+        use proptest::prelude::*;
+        use protocol::manifest::Attribution;
+
+        use super::*;
+        use crate::strange;
+
+        fn templates() -> impl Strategy<Value = String> {
+            let samples = [DEFAULT, "{date}/{node}/{container}-{signal}/{id}", "a.{namespace}/.{pod}/{id}"];
+            let changed = strange::changed(samples.map(|sample| sample.as_bytes().to_vec()).into());
+            changed.prop_map(|text| String::from_utf8_lossy(&text).into_owned())
+        }
+
+        proptest! {
+            #[test]
+            fn whatever_the_template_and_the_values_are_a_key_stays_in_its_place(
+                template in templates(),
+                names in prop::array::uniform5(prop_oneof![8 => strange::text(), 1 => "[.ä/]{0,5000}"]),
+            ) {
+                let Ok(template) = Template::parse(&template) else { return Ok(()) };
+                let mut manifest = manifest();
+                let [node, namespace, pod, name, signal] = names;
+                (manifest.node, manifest.crash.signal_name) = (node.as_str().into(), Some(signal));
+                let Attribution::Present(container) = &mut manifest.container else { unreachable!("it has one") };
+                (container.pod.namespace, container.pod.name, container.name) = (namespace, pod, name);
+                let key = template.key(&manifest.id, Some(&manifest)).to_string();
+                prop_assert!(key.len() <= MAX_KEY && key.contains(manifest.id.as_str()), "{key}");
+                for part in key.split('/') {
+                    prop_assert!(!matches!(part, "" | "." | "..") && part.len() <= MAX_PART, "{key}");
+                }
+                prop_assert!(!key.contains(|c: char| c.is_control() || c == '\\'), "{key:?}");
+                prop_assert_eq!(key, template.key(&manifest.id, Some(&manifest)).to_string());
+            }
+        }
+    }
 }

@@ -268,4 +268,29 @@ mod tests {
         assert!(!other(|upload| upload.part_size += 1));
         assert!(!other(|upload| upload.sha256.push('x')));
     }
+
+    mod hostile {
+        use proptest::prelude::*;
+
+        use super::*;
+        use crate::strange;
+
+        fn sample() -> Vec<u8> {
+            let first = serde_json::to_string(&upload()).unwrap();
+            format!("{first}\n{{\"part\":1,\"e_tag\":\"a\"}}\n{{\"part\":2,\"e_tag\":\"b\"}}\n").into_bytes()
+        }
+
+        proptest! {
+            #[test]
+            fn what_is_remembered_is_whole_lines_in_their_order(text in strange::changed(vec![sample()])) {
+                if let Some((upload, e_tags, whole)) = parse(&text) {
+                    prop_assert!(whole <= text.len() && text[..whole].ends_with(b"\n"));
+                    prop_assert_eq!(text[..whole].iter().filter(|byte| **byte == b'\n').count(), e_tags.len() + 1);
+                    let json = serde_json::to_string(&upload).unwrap();
+                    prop_assert!(!json.contains('\n'));
+                    prop_assert_eq!(parse(&text[..whole]), Some((upload, e_tags, whole)));
+                }
+            }
+        }
+    }
 }

@@ -25,9 +25,13 @@ mod monitor;
 mod push;
 mod queue;
 mod reach;
+mod record;
 mod repair;
 mod retention;
 mod store;
+#[cfg(test)]
+#[path = "../../protocol/src/strange.rs"]
+mod strange;
 mod upload;
 mod view;
 mod watch;

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use jiff::{SignedDuration, Timestamp};
 use protocol::manifest::{Attribution, Manifest};
 use protocol::spool::{Entry, Found, Spool, State};
+use protocol::text::one_line;
 use serde::Serialize;
 
 use crate::dump::read_manifest;
@@ -76,7 +77,9 @@ fn table(rows: &[Row], now: Timestamp) -> String {
         };
         let signal = row.signal.clone().unwrap_or_else(|| "-".to_owned());
         let size = ByteSize::b(row.bytes).to_string();
-        [row.id.clone(), age(now.duration_since(row.modified)), row.state.to_string(), place, signal, size]
+        let age = age(now.duration_since(row.modified));
+        // What a container chose must not speak to the terminal.
+        [row.id.clone(), age, row.state.to_string(), one_line(&place), one_line(&signal), size]
     };
     let lines: Vec<_> = std::iter::once(head).chain(rows.iter().map(line)).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
@@ -128,7 +131,7 @@ fn describe(entry: &Entry, manifest: &Manifest, bytes: u64) -> String {
     let crash = &manifest.crash;
     let mut out = String::new();
     let mut say = |name: &str, value: String| {
-        let _ = writeln!(out, "{name:<11}{value}");
+        let _ = writeln!(out, "{name:<11}{}", one_line(&value));
     };
     let or_unknown = |value: Option<String>| value.unwrap_or_else(|| "not known".to_owned());
     say("dump", format!("{}, {}, {}", entry.id(), entry.state(), ByteSize::b(bytes)));
@@ -169,4 +172,47 @@ fn describe(entry: &Entry, manifest: &Manifest, bytes: u64) -> String {
     }
     out.truncate(out.trim_end().len());
     out
+}
+
+#[cfg(test)]
+mod hostile {
+    use proptest::prelude::*;
+    use protocol::manifest::Container;
+
+    use super::*;
+    use crate::strange;
+
+    const MANIFEST: &str = include_str!("../../protocol/tests/golden/manifest-1.json");
+
+    proptest! {
+        #[test]
+        fn whatever_a_dump_says_of_itself_nothing_speaks_to_the_terminal(
+            texts in prop::array::uniform6(strange::text()), bytes in prop::array::uniform3(strange::bytes())
+        ) {
+            let mut manifest: Manifest = serde_json::from_str(MANIFEST).unwrap();
+            let Attribution::Present(container) = &mut manifest.container else { unreachable!("it has one") };
+            let [namespace, pod, name, image, signal, problem] = texts;
+            (container.pod.namespace, container.pod.name) = (namespace.clone(), pod.clone());
+            *container = Container { name: name.clone(), image, ..container.clone() };
+            let [node, comm, exe] = bytes.map(|bytes| protocol::text::Text::from(&bytes[..]));
+            (manifest.node, manifest.crash.comm, manifest.crash.exe) = (node, Some(comm.clone()), Some(exe));
+            (manifest.crash.signal_name, manifest.problems) = (Some(signal.clone()), vec![problem]);
+            let entry = Entry::parse(&format!("{}.zip", manifest.id)).unwrap();
+            let row = Row {
+                id: manifest.id.to_string(),
+                name: entry.to_string(),
+                state: entry.state(),
+                modified: Timestamp::UNIX_EPOCH,
+                bytes: 7,
+                comm: Some(comm.to_string()),
+                namespace: Some(namespace),
+                pod: Some(pod),
+                container: Some(name),
+                signal: Some(signal),
+            };
+            let shown = describe(&entry, &manifest, 7) + "\n" + &table(&[row], Timestamp::UNIX_EPOCH);
+            prop_assert_eq!(shown.lines().count(), 9 + 2, "{}", shown);
+            prop_assert!(shown.lines().all(|line| one_line(line) == line), "{shown:?}");
+        }
+    }
 }

@@ -9,8 +9,12 @@ mod daemon;
 mod disk;
 mod dump;
 mod kill;
+mod memory;
+mod names;
+mod soak;
 mod store;
 mod storm;
+mod texts;
 mod volume;
 
 use std::fmt;
@@ -21,8 +25,12 @@ use crate::node::Node;
 
 pub use disk::{disk_fails, disk_fails_briefly};
 pub use kill::kill_anywhere;
+pub use memory::gibibytes;
+pub use names::hostile_names;
+pub use soak::in_a_row;
 pub use store::{store_fails, store_fails_briefly};
 pub use storm::{at_once, in_a_loop};
+pub use texts::hostile_texts;
 
 /// What came of a case.
 #[derive(Debug, Default)]

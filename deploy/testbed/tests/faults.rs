@@ -1,6 +1,8 @@
 //! The short form of `make faults`. Needs root.
 
-use testbed::faults::{Tally, disk_fails_briefly, kill_anywhere, store_fails_briefly};
+use testbed::faults::{
+    Tally, disk_fails_briefly, hostile_names, in_a_row, kill_anywhere, store_fails_briefly,
+};
 
 #[test]
 fn whoever_is_killed_whenever_nothing_is_lost_and_nothing_lies() {
@@ -23,4 +25,16 @@ fn a_full_disk_costs_what_there_is_no_room_for_and_nothing_else() {
 fn whatever_was_wrong_with_the_store_all_arrives_in_the_end() {
     let tallies = store_fails_briefly();
     assert!(tallies.iter().all(Tally::is_clean), "{tallies:?}");
+}
+
+#[test]
+fn whatever_a_process_calls_itself_its_dump_arrives_and_nobody_is_misled() {
+    let tally = hostile_names(16, 4);
+    assert!(tally.is_clean(), "{tally:?}");
+}
+
+#[test]
+fn an_uploader_needs_no_more_for_the_last_dump_than_for_the_first() {
+    let tally = in_a_row(60);
+    assert!(tally.is_clean(), "{tally:?}");
 }

@@ -164,12 +164,12 @@ impl Entry {
     }
 
     /// The part of a crash.
-    pub(super) fn part(id: DumpId) -> Entry {
+    pub(crate) fn part(id: DumpId) -> Entry {
         Entry { id, hint: Hint::default(), state: State::Part }
     }
 
     /// The same crash, ready.
-    pub(super) fn ready(&self, hint: Hint) -> Entry {
+    pub(crate) fn ready(&self, hint: Hint) -> Entry {
         Entry { hint, ..self.with(State::Ready) }
     }
 
@@ -251,5 +251,45 @@ mod tests {
         let entry = Entry { id: id(), hint: long, state: State::Rejected };
         assert!(entry.to_string().len() < 255);
         assert_eq!(Entry::parse(&entry.to_string()), Some(entry));
+    }
+
+    mod hostile {
+        use std::path::Path;
+
+        use proptest::prelude::*;
+
+        use super::*;
+        use crate::spool::Spool;
+        use crate::strange;
+
+        fn names() -> impl Strategy<Value = Vec<u8>> {
+            let suffixes =
+                [".zip.part", ".zip", "_payments_api-7d9c6_api_SIGSEGV.zip", ".zip.torn", "_x.zip.rejected"];
+            strange::changed(suffixes.map(|suffix| format!("{ID}{suffix}").into_bytes()).into())
+        }
+
+        proptest! {
+            #[test]
+            fn a_name_that_is_ours_is_of_a_file_in_the_spool(name in names()) {
+                let name = String::from_utf8_lossy(&name);
+                if let Some(entry) = Entry::parse(&name) {
+                    prop_assert_eq!(entry.to_string(), &*name);
+                    prop_assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)));
+                    for entry in State::ALL.map(|state| entry.with(state)) {
+                        let path = Spool::at("/spool").path(&entry);
+                        prop_assert_eq!(path.parent(), Some(Path::new("/spool")));
+                    }
+                }
+            }
+
+            #[test]
+            fn whatever_a_hint_is_made_of_it_can_be_read_again(
+                words in prop::collection::vec(prop_oneof![strange::bytes(), any::<Vec<u8>>()], 0..6)
+            ) {
+                let entry = Entry::part(id()).ready(Hint::new(words.iter().map(Vec::as_slice)));
+                prop_assert!(entry.with(State::Rejected).to_string().len() < 255);
+                prop_assert_eq!(Entry::parse(&entry.to_string()), Some(entry));
+            }
+        }
     }
 }

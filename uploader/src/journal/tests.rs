@@ -317,3 +317,73 @@ fn what_a_container_chose_is_quoted() {
     assert_eq!(quoted(br#"a" b="1\"#), r#""a\" b=\"1\\""#);
     assert_eq!(quoted(b"\x1b[31m\xff"), r#""\x1b[31m\xff""#);
 }
+
+mod hostile {
+    use proptest::prelude::*;
+    use protocol::text::one_line;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::strange;
+
+    fn journals() -> impl Strategy<Value = Vec<u8>> {
+        strange::changed(vec![include_bytes!("../../../protocol/tests/golden/crashes-1.jsonl").to_vec()])
+    }
+
+    fn memories() -> impl Strategy<Value = Vec<u8>> {
+        let memory = r#"{"read":[{"end":200,"crc32":7},{"end":0,"crc32":0}],"crashes":{"captured/whole":3,"skipped/busy":1}}"#;
+        strange::changed(vec![memory.as_bytes().to_vec()])
+    }
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_in_the_journal_it_is_read_once_and_counted_under_names_of_ours(
+            older in journals(), newer in journals()
+        ) {
+            let files = [file(&older), file(&newer)];
+            let news = tail::news(&files, &[]).unwrap();
+            prop_assert!(news.lines.len() <= older.len() + newer.len());
+            prop_assert!(tail::news(&files, &news.read).unwrap().lines.is_empty());
+            let metrics = Metrics::new();
+            metrics.resume(&Default::default());
+            let before = metrics.text(true).lines().count();
+            news.lines.iter().for_each(|line| metrics.crash(&line.outcome));
+            prop_assert_eq!(metrics.text(true).lines().count(), before);
+        }
+
+        #[test]
+        fn whatever_was_remembered_there_is_a_memory(json in memories(), journal in journals()) {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("uploader.json"), &json).unwrap();
+            let memory = Memory::load(&Spool::at(dir.path())).unwrap().unwrap();
+            let metrics = Metrics::new();
+            metrics.resume(&memory.crashes);
+            let news = tail::news(&[file(&journal)], &memory.read).unwrap();
+            news.lines.iter().for_each(|line| metrics.crash(&line.outcome));
+        }
+
+        #[test]
+        fn a_word_in_quotes_stays_in_them(word in strange::text(), bytes in strange::bytes()) {
+            for text in [Text::from(&*word), Text::from(&bytes[..])] {
+                let quoted = quoted(text);
+                prop_assert_eq!(&one_line(&quoted), &quoted);
+                let mut inside = quoted.strip_prefix('"').unwrap().chars();
+                let mut end = inside.next();
+                while end != Some('"') {
+                    if end == Some('\\') {
+                        inside.next();
+                    }
+                    end = inside.next();
+                    prop_assert!(end.is_some(), "{quoted}");
+                }
+                prop_assert_eq!(inside.as_str(), "");
+            }
+        }
+    }
+}

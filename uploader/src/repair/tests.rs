@@ -1,5 +1,6 @@
 //! Dumps are torn at every byte there is, and repaired.
 
+mod hostile;
 mod killed;
 mod sample;
 mod spool;

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use protocol::journal::{FILE_NAME, Line, Outcome, PREVIOUS, Skip};
@@ -304,6 +304,57 @@ fn what_a_container_chose_forges_no_line_of_the_log() {
     assert!(!log.contains(['\r', '\u{1b}']));
     let (_, text) = watched.get("/metrics");
     assert!(!text.contains("forged"), "{text}");
+}
+
+/// What the log says of a dump, in its order.
+fn told(log: &str, id: &DumpId) -> Vec<String> {
+    let about = format!(" dump={id}");
+    let said = log.lines().filter_map(|line| Some(line.split_once("] ")?.1.split_once(&about)?.0.to_owned()));
+    said.collect()
+}
+
+#[test]
+fn each_change_of_a_dump_is_one_line_of_the_log() {
+    let store = Store::temporary(BUCKET);
+    let node = Node::shipping_to(&store);
+    let [shipped, unwelcome] = [(); 2].map(|()| node.dump(1000));
+    let refuse = unwelcome.id().to_string();
+    store.set_faults(move |request| {
+        let puts_it = request.operation() == Operation::PutObject && request.path.contains(&refuse);
+        puts_it.then(|| Fault::error(400, "KeyTooLongError"))
+    });
+    let (torn, _) = node.torn(1000);
+    let part = node.spool().set_state(&torn, State::Part).unwrap();
+    let long_ago = SystemTime::now() - Duration::from_secs(120);
+    File::options().append(true).open(node.spool().path(&part)).unwrap().set_modified(long_ago).unwrap();
+    let [skipped, refused] = [
+        (1, Outcome::Skipped { reason: Skip::NotAPod }),
+        (2, Outcome::Refused { reason: "no spool".into() }),
+    ]
+    .map(|(pid, outcome)| line(pid, outcome));
+    [&skipped, &refused].into_iter().for_each(|line| append(&node, line));
+    for entry in [&shipped, &unwelcome] {
+        append(&node, &Line { id: entry.id().clone(), ..line(3, captured(None)) });
+    }
+    let daemon = node.start();
+    wait_for("what is left", PATIENCE, || (node.states() == [State::Rejected]).then_some(()));
+    for id in [&skipped.id, &refused.id, shipped.id(), unwelcome.id()] {
+        daemon.wait_for_log(&format!(" dump={id} at=1970-01-01T00:00:00Z "));
+    }
+    // Nothing more is said however often it looks.
+    append(&node, &line(4, captured(None)));
+    daemon.wait_for_log("dump=19700101T000000Z-4-00000007");
+    let log = daemon.log();
+    let mut both = [told(&log, shipped.id()), told(&log, unwelcome.id())];
+    // Composers and stores are told of by different tasks.
+    both.iter_mut().for_each(|told| told.sort());
+    assert_eq!(both[0], ["captured", "uploaded"], "{log}");
+    assert_eq!((both[1].len(), &*both[1][0]), (2, "captured"), "{log}");
+    assert!(both[1][1].starts_with("rejected: "), "{log}");
+    let repaired = ["torn: its composer died before it was complete", "repaired", "uploaded"];
+    assert_eq!(told(&log, torn.id()), repaired, "{log}");
+    assert_eq!(told(&log, &skipped.id), ["skipped"], "{log}");
+    assert_eq!(told(&log, &refused.id), ["refused"], "{log}");
 }
 
 #[test]

@@ -28,6 +28,11 @@ impl Uploader {
         fs::read_to_string(node.path().join(LOG)).expect("the uploader's log")
     }
 
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Without warning.
     pub fn kill(&mut self) {
         let _ = self.0.kill();

@@ -159,11 +159,11 @@ pub(super) fn composers(node: &Node) -> Vec<Pid> {
 }
 
 /// Numbers that are random, and the same for the same seed.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
     /// From 0 to below `sides`.
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(super) fn roll(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_add(1);
         noise(self.0) % sides
     }

@@ -139,6 +139,19 @@ fn a_core_of_five_gibibytes_goes_through_in_little_memory() {
 }
 
 #[test]
+fn eight_threads_of_any_compression_take_little_memory() {
+    for compression in ["deflate", "zstd", "store"] {
+        let collecting = Collecting::new(&format!("composer: {{compression: {compression}, threads: 8}}"));
+        Crasher::start(["--heap-mb", "1024", "--fill", "mixed"]).crash();
+        let mut dump = collecting.dump();
+        assert_eq!(dump.manifest().core.truncated, None);
+        let kib = peak_memory(&mut dump);
+        println!("a core of 1 GiB, {compression}: at most {kib} KiB");
+        assert!(kib < 32 << 10, "{compression}: {kib} KiB");
+    }
+}
+
+#[test]
 fn a_process_of_a_hundred_thousand_arguments_takes_little_memory_too() {
     let collecting = Collecting::new("");
     let mut sh = Command::new("sh");
@@ -202,7 +215,7 @@ fn fifty_crashes_at_once_are_fifty_whole_dumps() {
 }
 
 #[test]
-fn namespaces_and_strange_names_lead_nobody_astray() {
+fn namespaces_and_hostile_names_lead_nobody_astray() {
     let collecting = Collecting::new("");
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--uts", "sh", "-c"]);
