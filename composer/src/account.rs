@@ -98,6 +98,23 @@ pub fn container(container: &Attribution) -> Option<String> {
     }
 }
 
+/// Where a process ran, as the journal has it.
+#[derive(Debug)]
+pub struct Origin {
+    /// See [`container`].
+    pub container: Option<String>,
+    /// The uid of its pod.
+    pub pod_uid: Option<String>,
+}
+
+impl Origin {
+    /// What was found out since.
+    pub fn learn(&mut self, found: &Attribution) {
+        self.container = container(found).or(self.container.take());
+        self.pod_uid = found.present().map(|found| found.pod.uid.clone()).or(self.pod_uid.take());
+    }
+}
+
 /// What its runtime says of a container, as it goes into the manifest, and what
 /// of it does not.
 pub fn attributed(container: &message::Container, sandbox: &PodSandbox) -> (Container, Option<String>) {

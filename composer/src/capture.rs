@@ -22,6 +22,7 @@ use protocol::settings::{Capture, ComposerSettings, Compression};
 use protocol::spool::{DumpId, Part, Spool};
 use protocol::text::Text;
 
+use crate::account::Origin;
 use crate::dump::{self, DumpZip, Plan};
 use crate::logs::Tail;
 use crate::lookup::{Findings, Lookup};
@@ -85,24 +86,32 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
     let id = DumpId::new(time.unwrap_or_else(now), argv.pid.unwrap_or(0), random as u32);
     let place = Place::of(&process);
     let dump = Dump { argv, time, spool: &spool, id: &id, cmdline, place: &place, settings: &settings };
+    let mut origin = dump.origin();
     let result = match dump.admit(&mut story) {
         Ok(turn) => match spool.create(id.clone()) {
-            Ok(part) => dump.write(part, turn, pipe, &process, &mut story),
+            Ok(part) => dump.write(part, turn, pipe, &process, &mut origin, &mut story),
             Err(err) => Err(err).with_context(|| format!("creating a dump in {}", spool.dir().display())),
         },
         Err(reason) => {
             drop(pipe);
-            Ok(dump.left_out(reason, dump.container()))
+            Ok(dump.left_out(reason, &origin))
         }
     };
 
-    let (outcome, container) = match &result {
-        Ok(captured) => (captured.outcome.clone(), captured.container.clone()),
-        Err(err) => (Outcome::Refused { reason: format!("{err:#}") }, dump.container()),
+    let outcome = match &result {
+        Ok(captured) => captured.outcome.clone(),
+        Err(err) => Outcome::Refused { reason: format!("{err:#}") },
     };
-    let comm = argv.comm.clone();
-    let line =
-        Line { at: now(), id: id.clone(), outcome, pid: argv.pid, signal: argv.signal, comm, container };
+    let line = Line {
+        at: now(),
+        id: id.clone(),
+        outcome,
+        pid: argv.pid,
+        signal: argv.signal,
+        comm: argv.comm.clone(),
+        container: origin.container,
+        pod_uid: origin.pod_uid,
+    };
     let unjournaled = match journal::append(&spool, &line) {
         Ok(()) => String::new(),
         Err(err) => format!("; nothing about it is in {}: {err}", crashes::FILE_NAME),
@@ -134,8 +143,6 @@ struct Captured {
     said: String,
     /// For programs.
     outcome: Outcome,
-    /// Where it ran.
-    container: Option<String>,
 }
 
 /// What is known before the first byte of the core.
@@ -178,38 +185,37 @@ impl Dump<'_> {
 
     /// Where it ran, as far as that is known without asking anyone. A process
     /// that may have been in a container must not pass for the host's.
-    fn container(&self) -> Option<String> {
-        match self.place {
-            Place::Unknown(_) => Some("?".to_owned()),
-            Place::Pod(_) | Place::Host => self.place.container_id().cloned(),
-        }
+    fn origin(&self) -> Origin {
+        let (container, pod_uid) = match self.place {
+            Place::Unknown(_) => (Some("?".to_owned()), None),
+            Place::Pod(who) => (who.container_id.clone(), Some(who.pod_uid.clone())),
+            Place::Host => (None, None),
+        };
+        Origin { container, pod_uid }
     }
 
     /// It was not wanted, or there was no room for it.
-    fn left_out(&self, reason: Skip, container: Option<String>) -> Captured {
-        let whose = container.as_deref().unwrap_or("the host");
+    fn left_out(&self, reason: Skip, origin: &Origin) -> Captured {
+        let whose = origin.container.as_deref().unwrap_or("the host");
         let said = format!("left out {} ({}): a process of {whose}", self.id, reason.as_str());
-        Captured { said, outcome: Outcome::Skipped { reason }, container }
+        Captured { said, outcome: Outcome::Skipped { reason } }
     }
 
-    /// Writes and publishes.
+    /// Writes and publishes. `origin` becomes what the runtime says it is.
     fn write(
         &self,
         part: Part,
         turn: Option<Turn>,
         pipe: CorePipe,
         process: &Process,
+        origin: &mut Origin,
         story: &mut Story,
     ) -> anyhow::Result<Captured> {
         let (compression, threads) = (self.settings.compression, self.settings.threads.count(processors()));
         let held_back = dump::held_back(compression, threads);
         let mut space = Space::new(self.spool, part.file(), self.settings, held_back)
             .context("asking how full the disk is")?;
-        if let Some(reason) = space.refusal().context("asking how full the disk is")? {
-            drop(pipe);
-            part.discard().context("removing a dump that has no room")?;
-            return Ok(self.left_out(reason, self.container()));
-        }
+        let refusal = space.refusal().context("asking how full the disk is")?;
         // The runtime may take seconds to answer, and the crashed process cannot
         // be reaped until we have drained its pipe. So: both at once.
         let lookup = match self.place {
@@ -218,6 +224,14 @@ impl Dump<'_> {
             Place::Unknown(why) => Err(Findings::undecided(None, why.clone())),
         };
         let skip = lookup.as_ref().map_or_else(|_| Arc::default(), Lookup::skip);
+        if let Some(reason) = refusal {
+            drop((pipe, turn));
+            part.discard().context("removing a dump that has no room")?;
+            // Somebody will look for the dump, if there was to be one at all.
+            let found = lookup.map_or_else(|nothing| nothing, |lookup| lookup.wait());
+            origin.learn(&found.container);
+            return Ok(self.left_out(skip.get().cloned().unwrap_or(reason), origin));
+        }
         let plan = Plan {
             compression,
             threads,
@@ -236,16 +250,17 @@ impl Dump<'_> {
         drop(turn);
 
         let found = lookup.map_or_else(|nothing| nothing, |lookup| lookup.wait());
-        let container = account::container(&found.container).or_else(|| self.container());
+        origin.learn(&found.container);
         if let Some(reason) = skip.get().cloned() {
             drop(copied);
             part.discard().context("removing a dump that is not wanted")?;
-            return Ok(self.left_out(reason, container));
+            return Ok(self.left_out(reason, origin));
         }
         let (mut zip, copied) = copied.context("copying the core")?;
         let held_ms = u64::try_from(story.until(copied.released).as_millis()).unwrap_or(u64::MAX);
         story.note(format_args!("closed the pipe after {} bytes and {held_ms} ms", copied.bytes));
-        story.note(format_args!("container: {}", container.as_deref().unwrap_or("none that is known")));
+        let whose = origin.container.as_deref().unwrap_or("none that is known");
+        story.note(format_args!("container: {whose}"));
         self.add_context(&mut zip, process, &found, story)?;
         let manifest = Manifest {
             version: manifest::VERSION,
@@ -267,7 +282,7 @@ impl Dump<'_> {
         zip.entry(manifest::FILE_NAME, &serde_json::to_vec_pretty(&manifest)?)
             .context("writing the manifest")?;
         zip.finish().context("finishing the zip")?;
-        publish(part, &manifest, container)
+        publish(part, &manifest)
     }
 
     /// Room for what the encoders have no time for. Without it the crashed
@@ -363,7 +378,7 @@ impl Dump<'_> {
 }
 
 /// Makes it ready, and says so.
-fn publish(part: Part, manifest: &Manifest, container: Option<String>) -> anyhow::Result<Captured> {
+fn publish(part: Part, manifest: &Manifest) -> anyhow::Result<Captured> {
     let dump_bytes = part.file().metadata().context("measuring the dump")?.len();
     let published = part.publish(manifest.hint()).context("publishing the dump")?;
     let truncated = manifest.core.truncated.clone();
@@ -373,11 +388,7 @@ fn publish(part: Part, manifest: &Manifest, container: Option<String>) -> anyhow
     if let Err(err) = published.durable {
         said = format!("{said}; a power cut may take it back: {err}");
     }
-    Ok(Captured {
-        said,
-        outcome: Outcome::Captured { core_bytes, dump_bytes, truncated, held_ms },
-        container,
-    })
+    Ok(Captured { said, outcome: Outcome::Captured { core_bytes, dump_bytes, truncated, held_ms } })
 }
 
 fn processors() -> usize {

@@ -91,6 +91,7 @@ mod tests {
             signal: Some(11),
             comm: Some(b"a\xff\"\n"[..].into()),
             container: None,
+            pod_uid: None,
         }
     }
 

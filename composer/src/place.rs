@@ -26,14 +26,6 @@ impl Place {
             Err(why) => Place::Unknown(why),
         }
     }
-
-    /// The container's id, if the cgroup has it.
-    pub fn container_id(&self) -> Option<&String> {
-        match self {
-            Place::Pod(pod) => pod.container_id.as_ref(),
-            Place::Host | Place::Unknown(_) => None,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use protocol::argv::{CorePattern, helper};
+use protocol::cluster::{DEFAULT_ACCOUNT_DIR, is_object_name};
 use protocol::host::{COMPOSER, DEFAULT_HOST_DIR, DEFAULT_SPOOL_DIR, DEFAULT_SPOOL_GID, HostPath};
 use protocol::settings::{ComposerSettings, Reader};
 use serde_yaml::{Mapping, Value};
@@ -35,6 +36,10 @@ pub struct Config {
     pub sysctl_dir: PathBuf,
     /// The longest a change by somebody else goes unnoticed.
     pub check_every: Duration,
+    /// The DaemonSet whose removal gives the node back.
+    pub daemon_set: Option<String>,
+    /// Where the kubelet has mounted the account with which we ask about it.
+    pub account_dir: PathBuf,
     /// What the sysctls should be, in the order in which they are set: a
     /// pattern may count on the pipe limit, and the kernel warns of a
     /// `suid_dumpable` of 2 unless the pattern is set before it
@@ -70,6 +75,11 @@ impl Config {
         if !(MIN_CHECK_EVERY..=MAX_CHECK_EVERY).contains(&check_every) {
             reader.reject("check_every", "must be at least 1ms and at most 10s");
         }
+        let daemon_set = reader.take::<String>("daemon_set");
+        if let Some(name) = daemon_set.as_ref().filter(|name| !is_object_name(name)) {
+            reader.reject("daemon_set", format_args!("{name:?} is no name of a DaemonSet"));
+        }
+        let account_dir = reader.or("account_dir", PathBuf::from(DEFAULT_ACCOUNT_DIR));
         let composer_yaml = composer_yaml(&mut reader, &spool_dir);
         let pattern = CorePattern::piping_to(&host_dir.join(COMPOSER))
             .map_err(|err| reader.reject("host_dir", err))
@@ -78,8 +88,17 @@ impl Config {
         let mut sysctls = vec![(Sysctl::CorePipeLimit, limit.to_string()), (Sysctl::CorePattern, pattern)];
         sysctls.extend(suid_dumpable.map(|value| (Sysctl::SuidDumpable, value.to_string())));
         let check_every = check_every.unsigned_abs();
-        let config =
-            Config { host_dir, spool_dir, spool_gid, sysctl_dir, check_every, sysctls, composer_yaml };
+        let config = Config {
+            host_dir,
+            spool_dir,
+            spool_gid,
+            sysctl_dir,
+            check_every,
+            daemon_set,
+            account_dir,
+            sysctls,
+            composer_yaml,
+        };
         match reader.done() {
             problems if problems.is_empty() => Ok(config),
             problems => Err(problems),
@@ -190,6 +209,8 @@ mod tests {
             ("check_every: 0s", "check_every: must be"),
             ("check_every: 11s", "check_every: must be"),
             ("check_every: soon", "check_every: "),
+            ("daemon_set: a/../b", "daemon_set: \"a/../b\" is no name"),
+            ("daemon_set: ''", "daemon_set: \"\" is no name"),
             ("host_dir: opt", "host_dir: "),
             ("host_dir: /", "host_dir: is /"),
             ("spool_dir: /", "spool_dir: is /"),

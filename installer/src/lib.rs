@@ -8,6 +8,7 @@
 //! Exit codes: 0 done, 1 could not, 64 configured wrongly.
 
 mod change;
+mod cluster;
 mod config;
 mod execution;
 mod host;
@@ -30,6 +31,7 @@ use clap::{Parser, Subcommand};
 use protocol::host::{COMPOSER, HostRoot};
 
 use crate::change::say;
+use crate::cluster::DaemonSet;
 use crate::config::Config;
 use crate::host::Node;
 
@@ -60,7 +62,7 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Install, then repair what others change, until SIGTERM
+    /// Install, then repair what others change, until SIGTERM; uninstall if the DaemonSet is removed
     Run,
     /// Is this node collecting, and if not, why?
     Status {
@@ -140,7 +142,7 @@ fn obey(cli: Cli) -> Result<(), Failure> {
             plan::install(&host::observe(&node)?, &node.config)?.iter().for_each(|step| say(step));
         }
         Command::Install { dry_run: false } => change::install(&node, lock::PATIENCE, |step| say(step))?,
-        Command::Run => watch::run(&node)?,
+        Command::Run => watch::run(&node, daemon_set(&node.config)?.as_ref())?,
         Command::Status { json } => status::report(&status::of(&node), json)?,
         Command::SelfTest => selftest::run(&node, &own)?,
         Command::Uninstall { dry_run: true } => {
@@ -150,6 +152,15 @@ fn obey(cli: Cli) -> Result<(), Failure> {
         Command::Crash { comm } => selftest::crash(&comm)?,
     }
     Ok(())
+}
+
+/// The DaemonSet that the API server is to be asked about, if there is one.
+fn daemon_set(config: &Config) -> Result<Option<DaemonSet>, Failure> {
+    let Some(name) = &config.daemon_set else { return Ok(None) };
+    match DaemonSet::find(&|name| env::var(name).ok(), &config.account_dir, name) {
+        Ok(daemon_set) => Ok(Some(daemon_set)),
+        Err(err) => Err(Failure::Configured(vec![format!("daemon_set: {err:#}")])),
+    }
 }
 
 /// Reads the configuration, or says all that is wrong with it.

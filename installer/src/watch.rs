@@ -11,18 +11,21 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::change::install;
+use crate::change::{install, uninstall};
+use crate::cluster::{DaemonSet, Verdict};
 use crate::host::{Deleted, Node};
 use crate::lock::Busy;
 use crate::step::Step;
 use crate::sysctl::Sysctl;
 
 /// Installs, then repairs until told to end. What it did stays: the end of a
-/// pod is no uninstall, or each update would open a window without dumps.
+/// pod is no uninstall, or each update would open a window without dumps. Only
+/// if `daemon_set` is being removed is the node given back.
 ///
 /// # Errors
-/// If the host cannot be made to collect in the first place, or not by us.
-pub fn run(node: &Node) -> Result<()> {
+/// If the host cannot be made to collect in the first place, or not by us; or
+/// if not everything could be given back.
+pub fn run(node: &Node, daemon_set: Option<&DaemonSet>) -> Result<()> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     // Blocked before anything else, so that none comes at a bad moment, and
     // read from a descriptor, so that one ends the wait between two looks.
@@ -34,10 +37,24 @@ pub fn run(node: &Node) -> Result<()> {
 
     let mut watch = Watch { node, installed: false, trouble: None, drift: BTreeMap::new() };
     watch.look()?;
-    while !ended(&ends, node.config.check_every)? {
-        watch.look()?;
+    if let Some(daemon_set) = daemon_set {
+        daemon_set.look_out()?;
     }
-    info!("ended; what is installed stays");
+    let signal = loop {
+        match ended(&ends, node.config.check_every)? {
+            Some(signal) => break signal,
+            None => watch.look()?,
+        }
+    };
+    // Nobody but a person at a terminal sends the other one.
+    match daemon_set.filter(|_| signal == Signal::SIGTERM).map(DaemonSet::verdict) {
+        None => info!("ended; what is installed stays"),
+        Some(Verdict::Stay(why)) => info!("ended; what is installed stays: {why}"),
+        Some(Verdict::Leave(why)) => {
+            info!("giving this node back: {why}");
+            uninstall(node, |did| info!("{did}"))?;
+        }
+    }
     Ok(())
 }
 
@@ -113,12 +130,14 @@ fn repaired(step: &Step) {
     }
 }
 
-/// Waits for the next look, or for the end.
-fn ended(ends: &SignalFd, check_every: Duration) -> Result<bool> {
+/// Waits for the next look, or for the signal that ends it.
+fn ended(ends: &SignalFd, check_every: Duration) -> Result<Option<Signal>> {
     let timeout = PollTimeout::try_from(check_every).unwrap_or(PollTimeout::MAX);
     match poll(&mut [PollFd::new(ends.as_fd(), PollFlags::POLLIN)], timeout) {
-        Ok(ready) => Ok(ready > 0),
-        Err(Errno::EINTR) => Ok(false),
-        Err(err) => Err(err).context("waiting for SIGTERM"),
+        Ok(0) | Err(Errno::EINTR) => return Ok(None),
+        Ok(_) => {}
+        Err(err) => return Err(err).context("waiting for SIGTERM"),
     }
+    let signal = ends.read_signal().context("reading which signal came")?;
+    Ok(signal.and_then(|signal| Signal::try_from(signal.ssi_signo.cast_signed()).ok()))
 }

@@ -66,6 +66,9 @@ pub struct Line {
     /// container's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// The uid of its pod, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
 }
 
 /// What became of a crash.

@@ -6,6 +6,7 @@
 //! | module | written by | read by |
 //! |---|---|---|
 //! | [`argv`] | installer, into `kernel.core_pattern` | composer, as its arguments; uploader |
+//! | [`cluster`] | the kubelet, into each pod | installer, uploader |
 //! | [`host`] | installer | composer, uploader, people |
 //! | [`settings`] | installer, into `composer.yaml` | composer |
 //! | [`spool`] | composer | uploader |
@@ -16,6 +17,7 @@
 //! [`text`] is how bytes that need not be UTF-8 travel through all of them.
 
 pub mod argv;
+pub mod cluster;
 pub mod host;
 pub mod journal;
 pub mod manifest;

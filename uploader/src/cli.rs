@@ -12,6 +12,7 @@ use protocol::host::DEFAULT_SPOOL_DIR;
 use protocol::spool::{DumpId, Spool};
 
 use crate::config::{Config, DEFAULT_FILE, Env};
+use crate::events::Events;
 use crate::monitor::Monitor;
 use crate::retention::Retention;
 use crate::upload::Uploader;
@@ -104,18 +105,24 @@ fn dispatch(cli: Cli, env: Env<'_>) -> Result<(), Failure> {
         Command::Ls { json } => print(&view::ls(&spool_to_look_at(&cli)?, *json)?),
         Command::Show { id, json } => print(&view::show(&spool_to_look_at(&cli)?, id, *json)?),
         Command::Run => {
-            let config = config(&cli, env)?;
+            let mut config = config(&cli, env)?;
             let (parallel, grace, listen) = (config.parallel, config.grace, config.listen);
             let monitor = Monitor::new(config.hook.clone(), config.ready_without_store);
-            let uploader = uploader(config)?;
-            run(daemon::run(uploader, parallel, grace, monitor, listen))
+            let (events, courier) =
+                config.events.take().map(|config| Events::new(config, &monitor.metrics.events)).unzip();
+            let uploader = uploader(config, events.unwrap_or_default())?;
+            run(async {
+                courier.map(|courier| tokio::spawn(courier.run()));
+                daemon::run(uploader, parallel, grace, monitor, listen).await
+            })
         }
         Command::Push { ids } => {
             let config = config(&cli, env)?;
             let parallel = config.parallel;
             let ids: Result<Vec<DumpId>, _> = ids.iter().map(|id| DumpId::try_from(id.clone())).collect();
             let ids = ids.map_err(|err| Failure::Misconfigured(vec![err.to_string()]))?;
-            let uploader = uploader(config)?;
+            // Who pushes by hand sees what becomes of it.
+            let uploader = uploader(config, Events::default())?;
             run(push::push(&uploader, &ids, parallel))
         }
     }
@@ -145,10 +152,10 @@ fn config(cli: &Cli, env: Env<'_>) -> Result<Config, Failure> {
     Ok(config)
 }
 
-fn uploader(config: Config) -> anyhow::Result<Uploader> {
+fn uploader(config: Config, events: Events) -> anyhow::Result<Uploader> {
     let store = store::open(config.store, config.bandwidth)?;
     let retention = Retention::new(config.retention);
-    Ok(Uploader::new(Spool::at(config.spool_dir), store, config.key, config.part_size, retention))
+    Ok(Uploader::new(Spool::at(config.spool_dir), store, config.key, config.part_size, retention, events))
 }
 
 /// Runs to the end. One thread is enough for what waits for a network, and more

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use jiff::SignedDuration;
+use nix::unistd::gethostname;
+use protocol::cluster::{ApiServer, DEFAULT_ACCOUNT_DIR};
 use protocol::host::{DEFAULT_HOST_DIR, DEFAULT_SPOOL_DIR, HostPath};
 use protocol::settings::Reader;
 
@@ -68,6 +70,17 @@ pub struct Config {
     pub hook: Hook,
     /// Whether the uploader is ready while the store cannot be reached.
     pub ready_without_store: bool,
+    /// How Events get to their pods; not at all, if unset.
+    pub events: Option<EventsConfig>,
+}
+
+/// Where Events are sent.
+#[derive(Debug)]
+pub struct EventsConfig {
+    /// Who takes them.
+    pub server: ApiServer,
+    /// What the cluster calls this node.
+    pub node: String,
 }
 
 /// Where dumps go.
@@ -130,6 +143,7 @@ impl Config {
         let Ok(host_dir) = HostPath::try_from(DEFAULT_HOST_DIR) else { unreachable!("a constant") };
         let hook = Hook::new(sysctl_dir, &reader.or("host_dir", host_dir));
         let ready_without_store = reader.or("ready_without_store", false);
+        let events = events(&mut reader, env);
         match (store, key, reader.done()) {
             (Some(store), Some(key), problems) if problems.is_empty() => Ok(Config {
                 spool_dir,
@@ -143,8 +157,27 @@ impl Config {
                 listen,
                 hook,
                 ready_without_store,
+                events,
             }),
             (_, _, problems) => Err(problems),
+        }
+    }
+}
+
+fn events(reader: &mut Reader, env: Env<'_>) -> Option<EventsConfig> {
+    let account = reader.or("account_dir", PathBuf::from(DEFAULT_ACCOUNT_DIR));
+    if !reader.or("events", false) {
+        return None;
+    }
+    match ApiServer::find(env, &account) {
+        Ok(server) => {
+            // The host's name is mostly the same, but we see our pod's.
+            let hostname = || gethostname().unwrap_or_default().to_string_lossy().into_owned();
+            Some(EventsConfig { server, node: env("NODE_NAME").unwrap_or_else(hostname) })
+        }
+        Err(err) => {
+            reader.reject("events", format_args!("{:#}", anyhow::Error::from(err)));
+            None
         }
     }
 }

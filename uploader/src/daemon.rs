@@ -70,7 +70,8 @@ pub async fn run(
         http::serve(address, Arc::clone(&monitor)).with_context(|| format!("listening on {address}"))?;
         tokio::spawn(reach::ask(uploader.clone(), Arc::clone(&monitor)));
     }
-    tokio::spawn(Journal::new(uploader.spool().clone(), Arc::clone(&monitor)).follow());
+    let events = uploader.events().clone();
+    tokio::spawn(Journal::new(uploader.spool().clone(), Arc::clone(&monitor), events).follow());
     let others = uploader.clone();
     let mut daemon = Daemon::new(uploader, parallel, Arc::clone(&monitor));
     tokio::select! {
@@ -388,8 +389,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_trouble_with_the_store_makes_all_dumps_wait() {
         let store = crate::store::open(crate::config::StoreConfig::Dir("/nowhere".into()), None).unwrap();
-        let uploader =
-            Uploader::new(Spool::at("/nowhere"), store, Default::default(), 1, Retention::new(None));
+        let (key, retention) = (Default::default(), Retention::new(None));
+        let uploader = Uploader::new(Spool::at("/nowhere"), store, key, 1, retention, Default::default());
         let host_dir = protocol::host::HostPath::try_from("/nowhere").unwrap();
         let monitor = Monitor::new(crate::hook::Hook::new("/nowhere".into(), &host_dir), false);
         let mut daemon = Daemon::new(uploader, 1, Arc::new(monitor));
@@ -424,7 +425,8 @@ mod tests {
         let store = crate::store::open(config.store, None).unwrap();
         let host_dir = protocol::host::HostPath::try_from("/nowhere").unwrap();
         let monitor = Monitor::new(crate::hook::Hook::new("/nowhere".into(), &host_dir), false);
-        let uploader = Uploader::new(spool, store, Default::default(), 1 << 20, Retention::new(None));
+        let (key, retention) = (Default::default(), Retention::new(None));
+        let uploader = Uploader::new(spool, store, key, 1 << 20, retention, Default::default());
         Daemon::new(uploader, 2, Arc::new(monitor))
     }
 

@@ -1,5 +1,5 @@
-//! Follows `crashes.jsonl`: what composers did becomes log lines and numbers,
-//! each line once, whatever restarts and rotations come in between.
+//! Follows `crashes.jsonl`: what composers did becomes log lines, numbers and
+//! Events, each line once, whatever restarts and rotations come in between.
 
 mod memory;
 mod tail;
@@ -14,6 +14,7 @@ use protocol::text::Text;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::events::Events;
 use crate::monitor::Monitor;
 use memory::Memory;
 use tail::Mark;
@@ -25,6 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub struct Journal {
     spool: Spool,
     monitor: Arc<Monitor>,
+    events: Events,
     /// `None` before there is a spool to find it in.
     read: Option<Vec<Mark>>,
     /// Whether the memory on disk is behind.
@@ -35,8 +37,8 @@ pub struct Journal {
 
 impl Journal {
     /// The journal of `spool`.
-    pub fn new(spool: Spool, monitor: Arc<Monitor>) -> Journal {
-        Journal { spool, monitor, read: None, unsaved: false, complaint: None }
+    pub fn new(spool: Spool, monitor: Arc<Monitor>, events: Events) -> Journal {
+        Journal { spool, monitor, events, read: None, unsaved: false, complaint: None }
     }
 
     /// Follows it for ever.
@@ -81,6 +83,7 @@ impl Journal {
         for line in &news.lines {
             tell(line);
             self.monitor.metrics.crash(&line.outcome);
+            self.events.crash(line);
         }
         self.unsaved |= *marks != news.read;
         marks.clone_from(&news.read);
@@ -123,7 +126,7 @@ fn tell(Line { at, id, outcome, signal, comm, container, .. }: &Line) {
 }
 
 /// Words that others chose: they pass neither for a line nor for a field.
-fn quoted(text: Text) -> String {
+pub fn quoted(text: Text) -> String {
     format!("\"{}\"", text.to_string().replace('"', "\\\""))
 }
 

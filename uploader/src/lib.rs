@@ -15,6 +15,7 @@ mod cli;
 mod config;
 mod daemon;
 mod dump;
+mod events;
 mod hook;
 mod http;
 mod journal;

@@ -26,6 +26,8 @@ const OTHER: &str = "other";
 const CRASHES: [&str; 4] = ["whole", "truncated", "skipped", "refused"];
 /// What becomes of an upload.
 const UPLOADS: [&str; 3] = ["stored", "rejected", "failed"];
+/// What becomes of an Event.
+const EVENTS: [&str; 3] = ["sent", "dropped", "failed"];
 /// From a small dump next door to some gigabytes over a slow link.
 const SECONDS: [f64; 10] = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0];
 
@@ -41,6 +43,8 @@ pub struct Metrics {
     upload_bytes: Counter,
     upload_seconds: Histogram,
     expired: Family<Labels, Counter>,
+    /// Of Events.
+    pub events: EventCounter,
     dumps: Family<Labels, Gauge>,
     bytes: Gauge,
     /// With no labels, and so one value or none.
@@ -74,6 +78,8 @@ impl Metrics {
         let expired = Family::default();
         let help = "Uploaded dumps that were removed from the spool, by reason";
         registry.register("expired", help, expired.clone());
+        let events = EventCounter::default();
+        registry.register("events", "Events on pods, by what became of them", events.0.clone());
         let dumps = Family::default();
         registry.register("spool_dumps", "Dumps in the spool, by state", dumps.clone());
         let bytes = Gauge::default();
@@ -92,6 +98,9 @@ impl Metrics {
         for reason in Reason::ALL {
             drop(expired.get_or_create(&[("reason", reason.as_str())]));
         }
+        for result in EVENTS {
+            drop(events.0.get_or_create(&[("result", result)]));
+        }
         Metrics {
             registry,
             captured,
@@ -101,6 +110,7 @@ impl Metrics {
             upload_bytes,
             upload_seconds,
             expired,
+            events,
             dumps,
             bytes,
             oldest,
@@ -196,6 +206,27 @@ impl Metrics {
         captured.into_iter().chain(truncated).chain(skipped).map(|(name, family, label, word)| {
             (format!("{name}/{word}"), family.get_or_create_owned(&[(label, word)]))
         })
+    }
+}
+
+/// Counts Events; shared with those who tell and send them.
+#[derive(Clone, Default)]
+pub struct EventCounter(Family<Labels, Counter>);
+
+impl EventCounter {
+    /// The API server has it.
+    pub fn sent(&self) {
+        count(&self.0, "result", "sent");
+    }
+
+    /// There was no room for it.
+    pub fn dropped(&self) {
+        count(&self.0, "result", "dropped");
+    }
+
+    /// The API server did not take it, or was not there.
+    pub fn failed(&self) {
+        count(&self.0, "result", "failed");
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::dump::{Dump, metadata, read_manifest};
+use crate::events::Events;
 use crate::key::Template;
 use crate::ledger::Ledger;
 use crate::retention::{Reason, Retention};
@@ -32,6 +33,7 @@ struct Inner {
     key: Template,
     part_size: u64,
     retention: Retention,
+    events: Events,
     stop: CancellationToken,
     measuring: [Semaphore; 2],
 }
@@ -60,17 +62,19 @@ pub enum Trouble {
 
 impl Uploader {
     /// Uploads from `spool` to `store`, to keys made by `key`, in parts of
-    /// `part_size` bytes; `retention` says what becomes of them then.
+    /// `part_size` bytes, and tells `events`; `retention` says what becomes of them
+    /// then.
     pub fn new(
         spool: Spool,
         store: Arc<dyn Store>,
         key: Template,
         part_size: u64,
         retention: Retention,
+        events: Events,
     ) -> Uploader {
         let stop = CancellationToken::new();
         let measuring = [(); 2].map(|()| Semaphore::new(MEASURED_AT_A_TIME));
-        Uploader(Arc::new(Inner { spool, store, key, part_size, retention, stop, measuring }))
+        Uploader(Arc::new(Inner { spool, store, key, part_size, retention, events, stop, measuring }))
     }
 
     /// Where dumps are.
@@ -81,6 +85,11 @@ impl Uploader {
     /// Where they go.
     pub fn store(&self) -> &dyn Store {
         &*self.0.store
+    }
+
+    /// Who is told what becomes of dumps.
+    pub fn events(&self) -> &Events {
+        &self.0.events
     }
 
     /// Up to how many bytes a dump is put in one request.
@@ -186,6 +195,7 @@ impl Inner {
         self.let_go(entry).await?;
         let seconds = began.elapsed().as_secs_f32();
         log::info!(dump:% = entry.id(), key:% = dump.key, bytes = dump.bytes, seconds; "uploaded");
+        self.events.uploaded(entry.id(), manifest, &format!("{} in {}", dump.key, self.store));
         Ok(Fate::Stored)
     }
 
@@ -308,8 +318,8 @@ mod tests {
     #[tokio::test]
     async fn a_small_dump_is_measured_while_large_ones_are() {
         let store = crate::store::open(crate::config::StoreConfig::Dir("/nowhere".into()), None).unwrap();
-        let uploader =
-            Uploader::new(Spool::at("/nowhere"), store, Template::default(), 1, Retention::new(None));
+        let (key, retention) = (Template::default(), Retention::new(None));
+        let uploader = Uploader::new(Spool::at("/nowhere"), store, key, 1, retention, Events::default());
         let (held, holding) = std::sync::mpsc::channel::<()>();
         let holding = Arc::new(std::sync::Mutex::new(holding));
         let large = (0..MEASURED_AT_A_TIME + 1).map(|_| {

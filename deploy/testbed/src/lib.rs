@@ -1,4 +1,4 @@
-//! A store, a crasher, a kernel and a containerd to try the three programs on; no part of a release.
+//! A store, an API server, a crasher, a kernel and a containerd to try the three programs on; no part of a release.
 //!
 //! What tests call panics with a sentence when it cannot do its work: in a test
 //! there is nothing else to do about it. The benchmark, [`mod@bench`], is no test.
@@ -10,6 +10,7 @@ pub mod elf;
 pub mod faults;
 pub mod identity;
 pub mod kernel;
+pub mod kubernetes;
 pub mod memory;
 pub mod node;
 pub mod store;

@@ -10,7 +10,7 @@ pub(crate) mod front;
 mod passes;
 mod request;
 pub(crate) mod server;
-mod tls;
+pub(crate) mod tls;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -7,5 +7,6 @@ mod commands;
 mod killed;
 mod node;
 mod pod;
+mod removal;
 mod selftest;
 mod watch;

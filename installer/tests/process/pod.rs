@@ -6,6 +6,9 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
+use testbed::kubernetes::{ApiServer, DAEMON_SET};
+
 use crate::node::{FOREIGN, Node, eventually, is_root, text};
 use crate::watch::Watch;
 
@@ -74,6 +77,21 @@ fn a_pod_installs_and_uninstalls_as_often_as_it_is_asked() {
         assert_eq!(fs::read_dir(node.host_dir()).unwrap().count(), 0);
         assert_eq!((mode(&node.host_dir()), mode(&node.spool())), (0o755, 0o755));
     }
+}
+
+#[test]
+fn a_pod_whose_daemon_set_is_removed_gives_the_node_back() {
+    let Some(node) = host() else { return };
+    let server = ApiServer::start();
+    let account = server.account().display();
+    node.configure_for(GID, &format!("daemon_set: {DAEMON_SET}\naccount_dir: {account}"));
+    let mut command = pod(&node, &["run"]);
+    let mut watch = Watch::spawn(&node, command.envs(server.env()), "will give this node back");
+    server.delete_daemon_set();
+    watch.end_in_time(Signal::SIGTERM);
+    assert_eq!(node.sysctl("kernel/core_pattern"), "|/usr/share/apport/apport %p");
+    assert_eq!(fs::read_dir(node.host_dir()).unwrap().count(), 0);
+    assert_eq!((mode(&node.host_dir()), mode(&node.spool())), (0o755, 0o755));
 }
 
 #[test]

@@ -39,16 +39,21 @@ impl Watch {
     }
 
     /// Waits for `words` in the log.
-    fn logs(&self, words: &str) {
+    pub fn logs(&self, words: &str) {
         eventually(words, || self.log().contains(words));
     }
 
     /// Asks it to end, and sees that it does so at once.
     fn end(&mut self, signal: Signal) {
+        assert!(self.end_in_time(signal) < Duration::from_secs(3), "it took its time to end");
+    }
+
+    /// Asks it to end, and returns how long that took.
+    pub fn end_in_time(&mut self, signal: Signal) -> Duration {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
         let asked = Instant::now();
-        assert!(self.child.wait().unwrap().success());
-        assert!(asked.elapsed() < Duration::from_secs(3), "it took its time to end");
+        assert!(self.child.wait().unwrap().success(), "{}", self.log());
+        asked.elapsed()
     }
 }
 

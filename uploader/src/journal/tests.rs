@@ -29,7 +29,7 @@ impl Node {
     /// An uploader that has just been started.
     fn start(&self) -> Journal {
         let hook = Hook::new("/nowhere".into(), &HostPath::try_from("/nowhere").unwrap());
-        Journal::new(Spool::at(self.dir.path()), Arc::new(Monitor::new(hook, false)))
+        Journal::new(Spool::at(self.dir.path()), Arc::new(Monitor::new(hook, false)), Events::default())
     }
 
     fn append(&self, bytes: &[u8]) {
@@ -48,6 +48,7 @@ impl Node {
             signal: Some(11),
             comm: Some("a".into()),
             container: None,
+            pod_uid: None,
         };
         let mut text = serde_json::to_vec(&line).unwrap();
         text.push(b'\n');

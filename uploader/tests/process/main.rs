@@ -4,6 +4,7 @@
 
 mod commands;
 mod credentials;
+mod events;
 mod faults;
 mod memory;
 mod monitor;

@@ -17,7 +17,7 @@ use testbed::wait_for;
 use crate::spool::{BUCKET, Daemon, Node, PATIENCE, s3};
 
 /// A node that is watched, and whose kernel runs our composer.
-fn watched(store: &Store, more: &str) -> Node {
+pub fn watched(store: &Store, more: &str) -> Node {
     let node = Node::new("");
     for dir in ["host", "sysctl"] {
         fs::create_dir(node.path(dir)).unwrap();
@@ -38,13 +38,13 @@ fn hook(node: &Node, pattern: &str) {
 }
 
 /// An uploader that listens, and where.
-struct Watched {
-    daemon: Daemon,
+pub struct Watched {
+    pub daemon: Daemon,
     address: SocketAddr,
 }
 
 impl Watched {
-    fn start(node: &Node) -> Watched {
+    pub fn start(node: &Node) -> Watched {
         Watched::start_as(node, node.command(&["run"]))
     }
 
@@ -77,14 +77,14 @@ impl Watched {
     }
 
     /// The value of a series, if there is such a series.
-    fn metric(&self, series: &str) -> Option<f64> {
+    pub fn metric(&self, series: &str) -> Option<f64> {
         let (status, text) = self.get("/metrics");
         assert_eq!(status, 200);
         let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         value.map(|value| value.parse().unwrap())
     }
 
-    fn wait_for_metric(&self, series: &str, value: f64) {
+    pub fn wait_for_metric(&self, series: &str, value: f64) {
         wait_for(series, PATIENCE, || (self.metric(series) == Some(value)).then_some(()));
     }
 
@@ -96,7 +96,7 @@ impl Watched {
     }
 }
 
-fn line(pid: u32, outcome: Outcome) -> Line {
+pub fn line(pid: u32, outcome: Outcome) -> Line {
     Line {
         at: Timestamp::UNIX_EPOCH,
         id: DumpId::new(Timestamp::UNIX_EPOCH, pid, 7),
@@ -105,15 +105,16 @@ fn line(pid: u32, outcome: Outcome) -> Line {
         signal: Some(11),
         comm: Some("crasher".into()),
         container: Some("default/crash/main".into()),
+        pod_uid: None,
     }
 }
 
-fn captured(truncated: Option<Truncation>) -> Outcome {
+pub fn captured(truncated: Option<Truncation>) -> Outcome {
     Outcome::Captured { core_bytes: 5, dump_bytes: 3, truncated, held_ms: 1 }
 }
 
 /// Appends to the journal as a composer does.
-fn append(node: &Node, line: &Line) {
+pub fn append(node: &Node, line: &Line) {
     let mut journal = node.spool().append(FILE_NAME).unwrap();
     journal.write_all(&[&serde_json::to_vec(line).unwrap()[..], b"\n"].concat()).unwrap();
 }

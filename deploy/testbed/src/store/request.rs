@@ -48,7 +48,7 @@ pub enum Operation {
 }
 
 impl Request {
-    pub(super) fn new(parts: &Parts) -> Request {
+    pub(crate) fn new(parts: &Parts) -> Request {
         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
         let headers: BTreeMap<String, String> =
             parts.headers.iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();

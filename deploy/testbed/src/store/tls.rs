@@ -10,10 +10,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::DOMAIN;
 
-/// Who the store says it is.
-pub(super) struct Identity {
-    pub(super) ca_pem: String,
-    pub(super) acceptor: TlsAcceptor,
+/// Who a server says it is.
+pub(crate) struct Identity {
+    pub(crate) ca_pem: String,
+    pub(crate) acceptor: TlsAcceptor,
 }
 
 /// Who takes connections: the store, or somebody who says that he is.
@@ -24,7 +24,7 @@ pub(crate) struct Acceptors {
 }
 
 impl Identity {
-    pub(super) fn new() -> Result<Identity> {
+    pub(crate) fn new() -> Result<Identity> {
         let ca_key = KeyPair::generate()?;
         let mut ca = CertificateParams::default();
         ca.distinguished_name.push(DnType::CommonName, "testbed CA");
@@ -33,8 +33,13 @@ impl Identity {
         let ca_pem = ca.self_signed(&ca_key)?.pem();
 
         let key = KeyPair::generate()?;
-        let names =
-            ["127.0.0.1".to_owned(), "localhost".to_owned(), DOMAIN.to_owned(), format!("*.{DOMAIN}")];
+        let names = [
+            "127.0.0.1".to_owned(),
+            "::1".to_owned(),
+            "localhost".to_owned(),
+            DOMAIN.to_owned(),
+            format!("*.{DOMAIN}"),
+        ];
         let certificate = CertificateParams::new(names)?.signed_by(&key, &Issuer::new(ca, ca_key))?;
 
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());

@@ -38,7 +38,8 @@ fn a_container_whose_runtime_does_not_answer_has_its_id_and_its_pods_uid() {
     assert_eq!(manifest.core.truncated, None);
     let problems = manifest.problems.join("\n");
     assert!(problems.contains(reason) && problems.contains("could not be decided"), "{problems}");
-    assert_eq!(journal(&collecting).container.as_deref(), Some(CONTAINER_ID));
+    let line = journal(&collecting);
+    assert_eq!((line.container.as_deref(), line.pod_uid.as_deref()), (Some(CONTAINER_ID), Some(POD_UID)));
 }
 
 #[test]

@@ -210,6 +210,7 @@ fn what_nobody_wants_leaves_a_line_and_nothing_else() {
         });
         assert_eq!(line.outcome, Outcome::Skipped { reason });
         assert_eq!(line.container, Some(format!("{namespace}/web-0/app")));
+        assert_eq!(line.pod_uid.as_deref(), Some(pod.uid()));
         pod.remove();
         assert_eq!(files(&collecting), ["crashes.jsonl"]);
     }
@@ -273,6 +274,24 @@ fn what_the_container_chose_stays_json_and_its_secrets_stay_out() {
     let peak = peak_memory(dump);
     println!("{peak} KiB with 35,000 labels");
     assert!(peak < 32 << 10, "{peak} KiB");
+}
+
+#[test]
+fn whose_crash_there_is_no_room_for_is_asked_all_the_same() {
+    let containerd = Containerd::start();
+    let collecting = collecting(&containerd, ", spool_max_bytes: 20MiB, namespaces: {exclude: [other]}");
+    let full = collecting.node.spool_dir().join("20261122T193101Z-1-00000000.zip");
+    fs::write(full, vec![1; 20 << 20]).unwrap();
+    for (lines, namespace, reason) in [(1, "default", Skip::SpoolFull), (2, "other", Skip::Namespace)] {
+        let pod = containerd.run_pod(&PodSpec { namespace, ..PodSpec::default() });
+        pod.run_container(&ContainerSpec::default()).wait_exited();
+        wait_for("a line in the journal", PATIENCE, || (journal(&collecting).len() == lines).then_some(()));
+        let line = journal(&collecting).pop().unwrap();
+        assert_eq!(line.outcome, Outcome::Skipped { reason });
+        assert_eq!(line.container, Some(format!("{namespace}/web-0/app")));
+        assert_eq!(line.pod_uid.as_deref(), Some(pod.uid()));
+        pod.remove();
+    }
 }
 
 #[test]
