@@ -48,6 +48,7 @@ demo: ## one real crash becomes one verified object; needs root, puts the host b
 .PHONY: test
 test: tools build static crasher test-deploy ## everything; as root also with the real kernel
 ifeq ($(shell id -u),0)
+	@$(MAKE) --no-print-directory image
 	cargo test --locked --workspace
 else
 	cargo test --locked --workspace --exclude testbed

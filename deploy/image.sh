@@ -21,7 +21,13 @@ elif command -v buildah >/dev/null 2>&1; then
     buildah build --quiet --isolation chroot --timestamp "$epoch" --file deploy/Dockerfile --target dist \
         --build-arg VERSION="$version" --tag "$image" dist
     rm -f "$archive"
-    buildah push --quiet "$image" "oci-archive:$archive:$image"
+    # By the name that a node's runtime makes of one without a registry.
+    case $image in
+        *.*/* | *:*/* | localhost/*) full=$image ;;
+        */*) full=docker.io/$image ;;
+        *) full=docker.io/library/$image ;;
+    esac
+    buildah push --quiet "$image" "oci-archive:$archive:$full"
     push="buildah push $image"
 else
     echo 'make image: neither docker (with its daemon) nor buildah is there' >&2

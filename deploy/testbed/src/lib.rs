@@ -10,6 +10,7 @@ pub mod elf;
 pub mod faults;
 pub mod identity;
 pub mod kernel;
+pub mod kubelet;
 pub mod kubernetes;
 pub mod memory;
 pub mod node;

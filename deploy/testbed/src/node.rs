@@ -221,7 +221,7 @@ pub fn program(name: &str) -> PathBuf {
 
 /// A directory with a short name, since the pattern that names the composer
 /// has 127 bytes, on a file system from which the kernel will run it.
-pub(crate) fn short_dir() -> TempDir {
+pub fn short_dir() -> TempDir {
     let dir = tempfile::Builder::new().prefix("cdh.").tempdir_in(short_dir_parent());
     dir.expect("a temporary directory for the node")
 }

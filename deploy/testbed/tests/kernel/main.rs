@@ -8,6 +8,7 @@
 mod attribution;
 mod capture;
 mod cgroup;
+mod collector;
 mod install;
 mod journey;
 mod pods;
