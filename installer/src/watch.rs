@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use protocol::record;
 
 use crate::change::{install, uninstall};
 use crate::cluster::{DaemonSet, Verdict};
@@ -26,7 +27,7 @@ use crate::sysctl::Sysctl;
 /// If the host cannot be made to collect in the first place, or not by us; or
 /// if not everything could be given back.
 pub fn run(node: &Node, daemon_set: Option<&DaemonSet>) -> Result<()> {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    record::begin();
     // Blocked before anything else, so that none comes at a bad moment, and
     // read from a descriptor, so that one ends the wait between two looks.
     let mut ends = SigSet::empty();

@@ -13,6 +13,7 @@
 //! | [`manifest`] | composer, into each dump | uploader, people |
 //! | [`zip64`] | composer, around the core in each dump | uploader, where a composer died |
 //! | [`journal`] | composer, into `crashes.jsonl` | installer, uploader, people |
+//! | `record` | installer and uploader, into their logs | people |
 //!
 //! [`text`] is how bytes that need not be UTF-8 travel through all of them.
 
@@ -21,6 +22,8 @@ pub mod cluster;
 pub mod host;
 pub mod journal;
 pub mod manifest;
+#[cfg(feature = "record")]
+pub mod record;
 pub mod settings;
 pub mod spool;
 #[cfg(test)]

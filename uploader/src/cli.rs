@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use protocol::host::DEFAULT_SPOOL_DIR;
+use protocol::record;
 use protocol::spool::{DumpId, Spool};
 
 use crate::config::{Config, DEFAULT_FILE, Env};
@@ -16,7 +17,7 @@ use crate::events::Events;
 use crate::monitor::Monitor;
 use crate::retention::Retention;
 use crate::upload::Uploader;
-use crate::{daemon, push, record, store, view};
+use crate::{daemon, push, store, view};
 
 /// Configured wrongly; EX_USAGE in sysexits.h.
 const MISCONFIGURED: u8 = 64;
@@ -85,8 +86,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: Env<'_>) -> ExitCode 
             return ExitCode::from(if err.use_stderr() { MISCONFIGURED } else { 0 });
         }
     };
-    let log = env_logger::Env::default().default_filter_or("info");
-    env_logger::Builder::from_env(log).format(record::write).init();
+    record::begin();
     match dispatch(cli, env) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::CouldNot(err)) => {

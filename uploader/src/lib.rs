@@ -26,7 +26,6 @@ mod monitor;
 mod push;
 mod queue;
 mod reach;
-mod record;
 mod repair;
 mod retention;
 mod store;

@@ -1,22 +1,38 @@
-//! How what is logged becomes a line.
+//! How what a program logs becomes a line: one for each record, with the time of
+//! the zone that `TZ` names, or of UTC.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
+use env_logger::Env;
 use env_logger::fmt::Formatter;
+use jiff::Zoned;
 use log::Record;
 use log::kv::{Error, Key, Value, VisitSource};
-use protocol::text::one_line;
+
+use crate::text::one_line;
+
+/// Logs to stderr from now on, what `RUST_LOG` says, or all that is at least of
+/// the level info.
+pub fn begin() {
+    env_logger::Builder::from_env(Env::default().default_filter_or("info")).format(write).init();
+}
 
 /// Writes `record` the way env_logger does, but as one line, whoever chose its
 /// words: a store, a file system, a container.
-///
-/// # Errors
-/// If it cannot be written.
-pub fn write(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
-    let (time, level, target) = (out.timestamp(), record.level(), record.target());
+fn write(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    let (time, level, target) = (stamp(&Zoned::now()), record.level(), record.target());
     let style = out.default_level_style(level);
     writeln!(out, "[{time} {style}{level:<5}{style:#} {target}] {}", said(record))
+}
+
+/// RFC 3339, to the second.
+fn stamp(now: &Zoned) -> String {
+    match now.offset().is_zero() {
+        true => now.strftime("%FT%TZ"),
+        false => now.strftime("%FT%T%:z"),
+    }
+    .to_string()
 }
 
 /// Its message, and its fields.
@@ -36,10 +52,19 @@ impl<'kvs> VisitSource<'kvs> for Fields {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     fn said_of(message: &str, fields: &[(&str, Value<'_>)]) -> String {
         said(&Record::builder().args(format_args!("{message}")).key_values(&fields).build())
+    }
+
+    #[test]
+    fn the_time_says_of_which_zone_it_is() {
+        let of = |zone: &str| stamp(&Timestamp::from_second(1_795_376_061).unwrap().in_tz(zone).unwrap());
+        assert_eq!(of("UTC"), "2026-11-22T19:34:21Z");
+        assert_eq!(of("Europe/Berlin"), "2026-11-22T20:34:21+01:00");
     }
 
     #[test]
