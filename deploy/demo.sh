@@ -80,8 +80,13 @@ alive() { # PID; one that nobody has waited for yet is a Z
     case $(cut -d ' ' -f 3 "/proc/$1/stat" 2>/dev/null) in '' | Z) return 1 ;; esac
 }
 others() {
-    [ ! -d "$base/spool" ] ||
-        find "$base/spool" -type f ! -name 'crashes.jsonl' ! -name 'uploader.json' ! -name '*_crasher_SIGSEGV.zip'
+    [ -d "$base/spool" ] || return 0
+    # The crasher's composer may not be done with it.
+    for _ in $(seq 50); do
+        [ -n "$(find "$base/spool" -name '*.part')" ] || break
+        sleep 0.1
+    done
+    find "$base/spool" -type f ! -name 'crashes.jsonl' ! -name 'uploader.json' ! -name '*_crasher_SIGSEGV.zip'
 }
 ready() { [ -n "$(find "$base/spool" -name '*_crasher_SIGSEGV.zip')" ]; }
 shipped() { [ -n "$(find "$base/store/dumps" -name "$id.zip")" ] && [ ! -e "$base/spool/$dump" ]; }

@@ -52,6 +52,11 @@ region=${REGION:-$(setting region)}
 endpoint=${ENDPOINT:-$(setting endpoint | sed "s|$(setting region)|$region|")}
 image=${IMAGE:-$(printf '%s\n' "$rendered" | sed -n 's/^ *image: //p' | head -n 1)}
 
+case $image:${OVERLAY:-} in
+    */*:* | *:kind | *:minikube) ;;
+    *) [ -n "${IMAGE:-}" ] || refuse "IMAGE is missing: no registry has $image until you push it to yours (make image IMAGE=REGISTRY/$image)" ;;
+esac
+
 case $auth in
     hmac) files='access_key_id secret_access_key' ;;
     ibm_api_key) files=api_key ;;
@@ -98,13 +103,15 @@ manifest=$(
 )
 
 # What is not in a namespace that is there, the server does not judge beforehand.
-judge=client
-! kubectl get namespace "$namespace" --output name >/dev/null 2>&1 || judge=server
-answer=$(printf '%s\n' "$manifest" | kubectl apply --dry-run=$judge --filename - 2>&1) ||
+judge='--dry-run=client'
+! kubectl get namespace "$namespace" --output name >/dev/null 2>&1 || judge='--dry-run=server --server-side --force-conflicts'
+# shellcheck disable=SC2086
+answer=$(printf '%s\n' "$manifest" | kubectl apply $judge --filename - 2>&1) ||
     refuse "the cluster would refuse it, and nothing was applied: $(printf '%s\n' "$answer" | grep -i error | head -n 1)"
-printf '%s\n' "$manifest" | kubectl apply --filename -
+# By the server: the client would leave a copy of the Secret in an annotation.
+printf '%s\n' "$manifest" | kubectl apply --server-side --force-conflicts --filename -
 
-if ! kubectl rollout status daemonset/coredump-handler --namespace "$namespace" --timeout="${TIMEOUT:-5m}"; then
+if ! kubectl rollout status daemonset/coredump-handler --namespace "$namespace" --timeout="${TIMEOUT:-15m}"; then
     kubectl get pods --namespace "$namespace" --selector app.kubernetes.io/name=coredump-handler --output wide >&2 || true
     kubectl get events --namespace "$namespace" --field-selector type=Warning \
         --output custom-columns=POD:.involvedObject.name,WHY:.message --no-headers >&2 || true

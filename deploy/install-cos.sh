@@ -349,10 +349,11 @@ esac
 echo "
 To install, with make:
 
-    make deploy BUCKET=$bucket OVERLAY=$overlay ENDPOINT=$url REGION=$region
+    make deploy BUCKET=$bucket OVERLAY=$overlay ENDPOINT=$url REGION=$region IMAGE=REGISTRY/coredump-handler:0.1.0
 
 or with helm:
 
     helm install coredump-handler deploy/helm/coredump-handler --namespace $namespace \\
         --values deploy/helm/coredump-handler/values-$overlay.yaml \\
-        --set bucket.name=$bucket --set bucket.endpoint=$url --set bucket.region=$region"
+        --set bucket.name=$bucket --set bucket.endpoint=$url --set bucket.region=$region \\
+        --set image.repository=REGISTRY/coredump-handler"

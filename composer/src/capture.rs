@@ -225,10 +225,12 @@ impl Dump<'_> {
         };
         let skip = lookup.as_ref().map_or_else(|_| Arc::default(), Lookup::skip);
         if let Some(reason) = refusal {
-            drop((pipe, turn));
+            drop(pipe);
             part.discard().context("removing a dump that has no room")?;
-            // Somebody will look for the dump, if there was to be one at all.
+            // Somebody will look for the dump, if there was to be one at all. No more
+            // may wait for the runtime than may copy, so it is our turn until then.
             let found = lookup.map_or_else(|nothing| nothing, |lookup| lookup.wait());
+            drop(turn);
             origin.learn(&found.container);
             return Ok(self.left_out(skip.get().cloned().unwrap_or(reason), origin));
         }

@@ -39,14 +39,14 @@ enum Event {
     Limited,
 }
 
-/// Whether `who` has had as many dumps as the limit allows. A journal that
-/// cannot be read limits nothing.
+/// Whether `who` has had as many dumps as the limit allows, as far as the journal
+/// can be read.
 pub fn is_exceeded(spool: &Spool, limit: RateLimit, who: Who, now: Timestamp) -> bool {
     if limit.every.is_zero() {
         return false;
     }
     let mut events = Vec::new();
-    for line in lines(spool).map_while(Result::ok) {
+    for line in lines(spool).filter_map(Result::ok) {
         let event = match line.outcome {
             Outcome::Captured { .. } => Event::Dumped,
             Outcome::Skipped { reason: Skip::RateLimit } => Event::Limited,

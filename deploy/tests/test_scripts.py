@@ -18,7 +18,8 @@ case $* in *'--filename -') cat >{calls}.stdin ;; esac
 case $* in $REFUSED) echo 'error: refused by the test' >&2; exit 1 ;; esac
 case $* in 'get pods'*jsonpath*) echo 'worker-3 coredump-handler:0.1.0' ;; esac
 """
-CHANGES = ["apply --filename", "delete", "create", "label"]
+APPLY = "apply --server-side --force-conflicts --filename -"
+CHANGES = [APPLY, "delete", "create", "label"]
 
 
 class Script:
@@ -53,7 +54,7 @@ class Script:
 
 
 def deploy(**options):
-    return Script("deploy.sh", **{"BUCKET": "dumps", **options})
+    return Script("deploy.sh", **{"BUCKET": "dumps", "IMAGE": "registry.example/x:1", **options})
 
 
 HMAC = {"AWS_ACCESS_KEY_ID": "an id", "AWS_SECRET_ACCESS_KEY": "a 'secret'\\n"}
@@ -74,6 +75,7 @@ class Deploy(unittest.TestCase):
             ({"REGION": "eu|de"}, ["REGION has a character"]),
             ({"ENDPOINT": "https://x\n evil: 1"}, ["ENDPOINT has a character"]),
             ({"IMAGE": "a b"}, ["IMAGE has a character"]),
+            ({"IMAGE": ""}, ["IMAGE is missing", "make image IMAGE=REGISTRY/coredump-handler:0.1.0"]),
             ({"OVERLAY": "ecs"}, ['no overlay "ecs"', *OVERLAYS]),
             ({"OVERLAY": "../base"}, ["should be a name"]),
             ({**HMAC, "IBM_CLOUD_API_KEY": "key"}, ["one of them is one too many"]),
@@ -139,10 +141,10 @@ class Deploy(unittest.TestCase):
 
     def test_the_server_judges_before_anything_is_applied(self):
         applied = [call for call in deploy().calls if call.startswith("apply")]
-        self.assertEqual(applied, ["apply --dry-run=server --filename -", "apply --filename -"])
+        self.assertEqual(applied, ["apply --dry-run=server --server-side --force-conflicts --filename -", APPLY])
         # Without the namespace it would refuse whatever is in it.
         applied = [call for call in deploy(refused="get namespace*").calls if call.startswith("apply")]
-        self.assertEqual(applied, ["apply --dry-run=client --filename -", "apply --filename -"])
+        self.assertEqual(applied, ["apply --dry-run=client --filename -", APPLY])
 
     def test_new_settings_are_new_pods(self):
         def settings(**options):
@@ -171,7 +173,9 @@ class Undeploy(unittest.TestCase):
         self.assertIn("delete daemonset coredump-handler", first)
         self.assertIn("--cascade=foreground --wait", first)
         self.assertIn("delete --ignore-not-found --wait", second)
-        self.assertIn("ClusterRole", [each["kind"] for each in said.applied])
+        kinds = [each["kind"] for each in said.applied]
+        self.assertIn("ClusterRole", kinds)
+        self.assertNotIn("Namespace", kinds, "others may be in it")
 
     def test_a_node_that_is_not_clean_is_named_with_what_cleans_it(self):
         said = Script("undeploy.sh", refused="delete daemonset*", OVERLAY="gke")
@@ -179,7 +183,7 @@ class Undeploy(unittest.TestCase):
         self.assertEqual(len(said.changes()), 1)
         by_hand = (
             "worker-3; by hand: echo 'host_dir: /home/kubernetes/bin/coredump-handler' | kubectl debug"
-            " node/worker-3 --stdin --profile=sysadmin --image=coredump-handler:0.1.0 --"
+            " node/worker-3 --namespace kube-system --stdin --profile=sysadmin --image=coredump-handler:0.1.0 --"
             " installer --config /dev/stdin --host-root /host uninstall"
         )
         self.assertIn(by_hand, said.err)

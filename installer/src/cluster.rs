@@ -144,9 +144,12 @@ impl DaemonSet {
         Ok(match (status, &*object.kind) {
             (200, "DaemonSet") if object.is_going() => Answer::Going("DaemonSet"),
             // Who deletes a namespace deletes its pods first.
-            (200, "DaemonSet") => match self.get(&format!("api/v1/{namespace}"), deadline) {
-                Ok((200, object)) if object.is_going() => Answer::Going("namespace"),
-                _ => Answer::There,
+            (200, "DaemonSet") => match self.get(&format!("api/v1/{namespace}"), deadline)? {
+                (200, object) if object.is_going() => Answer::Going("namespace"),
+                // That we may not ask about it is no news of the DaemonSet.
+                (200 | 403, _) => Answer::There,
+                (401, _) => Answer::Denied(401),
+                (status, _) => Answer::Unclear(format!("{} answers with {status}", self.server.url())),
             },
             (404, "Status") if object.reason == "NotFound" => Answer::Gone,
             (401 | 403, _) => Answer::Denied(status),

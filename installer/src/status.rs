@@ -1,6 +1,7 @@
 //! Is this node collecting, and if not, exactly why? Changes nothing.
 
 use anyhow::{Context, Result, bail};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, access};
 use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE};
 use serde::Serialize;
@@ -112,8 +113,19 @@ fn composer(node: &Node) -> Result<String> {
         Shipped::Present { same: false, .. } => {
             bail!("{path} is not the composer of this installer's version")
         }
+        Shipped::Present { same: true, .. } if !runs_from(node)? => {
+            bail!("{path} is on a file system from which nothing is executed (noexec)")
+        }
         Shipped::Present { same: true, .. } => Ok(format!("{path} is of this version")),
     }
+}
+
+/// Whether the host executes what is in the host directory: ours is mounted with
+/// the flags of the host's.
+fn runs_from(node: &Node) -> Result<bool> {
+    let dir = node.root.locate(&node.config.host_dir);
+    let disk = statvfs(&dir).with_context(|| format!("asking how {} is mounted", dir.display()))?;
+    Ok(!disk.flags().contains(FsFlags::ST_NOEXEC))
 }
 
 fn settings(node: &Node) -> Result<String> {

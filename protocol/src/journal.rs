@@ -30,7 +30,7 @@ pub const MAX_BYTES: u64 = 1 << 20;
 /// that is no journal no more is read than a journal may have.
 ///
 /// # Errors
-/// If a file cannot be read; there is nothing more to come then.
+/// If a file cannot be read; there is nothing more of that file to come then.
 pub fn lines(spool: &Spool) -> impl Iterator<Item = io::Result<Line>> {
     [PREVIOUS, FILE_NAME].into_iter().flat_map(|name| {
         let (lines, failed) = match spool.read_other(name) {
@@ -39,11 +39,14 @@ pub fn lines(spool: &Spool) -> impl Iterator<Item = io::Result<Line>> {
             Err(err) if err.kind() == io::ErrorKind::NotFound => (None, None),
             Err(err) => (None, Some(Err(err))),
         };
+        let mut is_over = false;
+        let until_it_fails =
+            move |line: &io::Result<Vec<u8>>| !std::mem::replace(&mut is_over, line.is_err());
         let understood = |line: io::Result<Vec<u8>>| match line {
             Ok(line) => serde_json::from_slice(&line).ok().map(Ok),
             Err(err) => Some(Err(err)),
         };
-        lines.into_iter().flatten().filter_map(understood).chain(failed)
+        lines.into_iter().flatten().take_while(until_it_fails).filter_map(understood).chain(failed)
     })
 }
 

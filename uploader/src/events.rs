@@ -162,10 +162,14 @@ impl Event {
             }
             Outcome::Refused { reason } => refused(Text::from(&**reason).to_string()),
             Outcome::Skipped { reason } => match reason {
-                Skip::DiskFull | Skip::SpoolFull | Skip::RateLimit | Skip::Busy => {
-                    refused(reason.as_str().to_owned())
-                }
-                Skip::NotAPod | Skip::Namespace | Skip::Label | Skip::Annotation | Skip::Other(_) => {
+                Skip::DiskFull | Skip::SpoolFull | Skip::RateLimit => refused(reason.as_str().to_owned()),
+                // Who is busy does not even ask whose crash it is.
+                Skip::NotAPod
+                | Skip::Namespace
+                | Skip::Label
+                | Skip::Annotation
+                | Skip::Busy
+                | Skip::Other(_) => {
                     return None;
                 }
             },

@@ -140,7 +140,8 @@ fn an_empty_account_gets_all_that_the_collector_needs() {
         run.command(),
         format!(
             "make deploy BUCKET={BUCKET} OVERLAY=iks \
-             ENDPOINT=https://s3.private.us-south.cloud-object-storage.appdomain.cloud REGION=us-south"
+             ENDPOINT=https://s3.private.us-south.cloud-object-storage.appdomain.cloud REGION=us-south \
+             IMAGE=REGISTRY/coredump-handler:0.1.0"
         )
     );
     assert!(

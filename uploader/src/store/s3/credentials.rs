@@ -27,6 +27,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const USED: f64 = 0.8;
 /// After a renewal that failed, as long as the old loan is good.
 const RENEW_AGAIN: Duration = Duration::from_secs(30);
+/// What is taken for the life of a loan, whatever is said of it.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// What the store refuses before it is this old was not outdated: it is the
 /// rights that are missing, and the source need not be asked each time.
 const YOUNG: Duration = Duration::from_secs(5);
@@ -94,11 +97,11 @@ impl Credentials {
         }
     }
 
-    /// The store refused a request with `grant`. Whether there may be a better one.
-    pub fn refused(&self, grant: &Arc<Grant>) -> bool {
+    /// The store refused a request with `grant`. Another one, if there is.
+    pub async fn instead_of(&self, grant: &Arc<Grant>) -> Option<Arc<Grant>> {
         match self {
-            Credentials::Given(_) => false,
-            Credentials::Lent(lent) => lent.refused(grant),
+            Credentials::Given(_) => None,
+            Credentials::Lent(lent) => lent.instead_of(grant).await,
         }
     }
 }
@@ -164,6 +167,8 @@ impl Lent {
         match loan {
             Ok(Loan { grant, life }) => {
                 log::info!(seconds = life.as_secs(); "credentials were lent to us");
+                // Whoever's clock is wrong, the store knows when they end.
+                let life = life.clamp(SHORTEST, LONGEST);
                 let used = USED * (1.0 - fastrand::f64() / 10.0);
                 let grant = Arc::new(grant);
                 let due = now + life.mul_f64(used);
@@ -182,17 +187,14 @@ impl Lent {
         }
     }
 
-    fn refused(&self, grant: &Arc<Grant>) -> bool {
-        let mut held = lock(&self.held);
-        match held.as_ref() {
-            Some(ours) if Arc::ptr_eq(&ours.grant, grant) => {
-                let old = ours.since.elapsed() >= YOUNG;
-                if old {
-                    *held = None;
-                }
-                old
-            }
-            _ => true,
+    /// The one that was refused stays as long as there is no other: it may be the
+    /// rights that are missing, and the source be out of reach.
+    async fn instead_of(self: &Arc<Self>, grant: &Arc<Grant>) -> Option<Arc<Grant>> {
+        let held = lock(&self.held).clone();
+        match held {
+            Some(held) if !Arc::ptr_eq(&held.grant, grant) => Some(held.grant),
+            Some(held) if held.since.elapsed() < YOUNG => None,
+            _ => self.renewal().await.ok(),
         }
     }
 }
@@ -340,11 +342,22 @@ mod tests {
     async fn what_the_store_refuses_is_replaced_unless_it_is_new() {
         let lent = Arc::new(Lent::by(Box::new(Bank::default())));
         let first = lent.grant().await.unwrap();
-        assert!(!lent.refused(&first), "what was lent just now is not outdated");
+        assert!(lent.instead_of(&first).await.is_none(), "what was lent just now is not outdated");
         advance(YOUNG).await;
-        assert!(lent.refused(&first));
+        let second = lent.instead_of(&first).await.unwrap();
         assert_eq!(number(&lent).await.unwrap(), "2");
-        assert!(lent.refused(&first), "there is another one by now");
-        assert_eq!(number(&lent).await.unwrap(), "2");
+        assert!(Arc::ptr_eq(&lent.instead_of(&first).await.unwrap(), &second), "there is another one by now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_store_refuses_is_better_than_nothing() {
+        let bank = Bank::default();
+        let closed = Arc::clone(&bank.closed);
+        let lent = Arc::new(Lent::by(Box::new(bank)));
+        let first = lent.grant().await.unwrap();
+        closed.store(true, Ordering::Relaxed);
+        advance(YOUNG).await;
+        assert!(lent.instead_of(&first).await.is_none());
+        assert_eq!(number(&lent).await.unwrap(), "1");
     }
 }

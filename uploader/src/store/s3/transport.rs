@@ -94,12 +94,13 @@ impl Inner {
         authorise(&mut request, &grant);
         let streams = matches!(request.payload, Some(SignedRequestPayload::Stream(_)));
         let (status, headers, body) = self.exchange(&mut request).await?;
-        let outdated = is_of_credentials(status, &body) && self.credentials.refused(&grant);
-        // What was streamed is gone. Who sent it tries again, with other credentials.
-        if !outdated || streams {
-            return answer(status, &headers, body);
-        }
-        authorise(&mut request, &*self.credentials.grant().await?);
+        let another = match is_of_credentials(status, &body) {
+            true => self.credentials.instead_of(&grant).await,
+            false => None,
+        };
+        // What was streamed is gone. Who sent it tries again, with the other one.
+        let Some(another) = another.filter(|_| !streams) else { return answer(status, &headers, body) };
+        authorise(&mut request, &another);
         let (status, headers, body) = self.exchange(&mut request).await?;
         answer(status, &headers, body)
     }
