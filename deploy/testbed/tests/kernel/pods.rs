@@ -235,7 +235,7 @@ fn what_the_container_chose_stays_json_and_its_secrets_stay_out() {
     let annotations =
         [("huge", &*huge), ("nasty", nasty), ("kubectl.kubernetes.io/last-applied-configuration", applied)];
     // containerd takes 4 KiB for one label, and any number of them.
-    let many: Vec<_> = (0..70).map(|n| format!("label-{n}")).collect();
+    let many: Vec<_> = (0..30).map(|n| format!("label-{n}")).collect();
     let label = |key| (key, &huge[..4000]);
     let labels: Vec<_> = many.iter().map(|key| label(&**key)).chain([("nasty", nasty)]).collect();
     let pod =
@@ -259,7 +259,7 @@ fn what_the_container_chose_stays_json_and_its_secrets_stay_out() {
     let envs = inspect["info"]["config"]["envs"].as_array().unwrap();
     assert!(envs.iter().any(|env| env["key"] == "SECRET" && env["value"] == "<redacted>"), "{envs:?}");
     let peak = peak_memory(dump);
-    println!("{peak} KiB with labels and annotations of 256 KiB");
+    println!("{peak} KiB with annotations of 256 KiB");
     assert!(peak < 32 << 10, "{peak} KiB");
 
     // The same in small pieces, which take more memory than room.
@@ -270,7 +270,9 @@ fn what_the_container_chose_stays_json_and_its_secrets_stay_out() {
     container.wait_exited();
     let mut dumps = dumps_of(&collecting, 2);
     let (_, dump, manifest) = dumps.get_mut(container.id()).unwrap();
-    assert_eq!(manifest.container.present().unwrap().pod.labels.len(), 35_000);
+    let kept = manifest.container.present().unwrap().pod.labels.len();
+    assert!((1000..35_000).contains(&kept));
+    assert_eq!(manifest.problems, [format!("the manifest has {kept} of 35000 labels")]);
     let peak = peak_memory(dump);
     println!("{peak} KiB with 35,000 labels");
     assert!(peak < 32 << 10, "{peak} KiB");
