@@ -288,7 +288,7 @@ fn a_bucket_that_is_there_stays_where_it_is() {
         cloud
             .set_up()
             .command()
-            .ends_with("s3.private.jp-osa.cloud-object-storage.appdomain.cloud REGION=jp-osa")
+            .contains("s3.private.jp-osa.cloud-object-storage.appdomain.cloud REGION=jp-osa ")
     );
 }
 
