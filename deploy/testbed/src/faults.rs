@@ -19,10 +19,6 @@ mod volume;
 
 use std::fmt;
 
-use protocol::journal::{Line, lines};
-
-use crate::node::Node;
-
 pub use disk::{disk_fails, disk_fails_briefly};
 pub use kill::kill_anywhere;
 pub use memory::gibibytes;
@@ -64,8 +60,3 @@ impl fmt::Display for Tally {
 
 /// The head of the table.
 pub const HEAD: &str = "| case | runs | lost | lied | notes |\n|---|--:|--:|--:|---|";
-
-/// What a node's journal says, as far as it can be understood.
-fn journal(node: &Node) -> Vec<Line> {
-    lines(&node.spool()).collect::<Result<_, _>>().expect("the journal")
-}

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 use protocol::host::SPOOL_MODE;
+use protocol::journal::{Line, lines};
 use protocol::manifest::{FILE_NAME, Manifest};
 use protocol::spool::{Entry, Spool, State};
 use tempfile::TempDir;
@@ -125,6 +126,11 @@ impl Node {
     /// Opens a dump.
     pub fn open(&self, entry: &Entry) -> Dump {
         Dump::open(&self.spool().path(entry))
+    }
+
+    /// What composers have said so far of their crashes.
+    pub fn journal(&self) -> Vec<Line> {
+        lines(&self.spool()).collect::<Result<_, _>>().expect("the journal")
     }
 
     /// Where dumps go, as our programs see it.

@@ -9,11 +9,11 @@ use std::time::Duration;
 use protocol::journal::Outcome;
 use protocol::spool::{Entry, State};
 
+use super::Tally;
 use super::daemon::Uploader;
 use super::dump::{self, judge};
 use super::kill::{age_parts, by_pid, composers};
 use super::volume::{Kind, Volume, free};
-use super::{Tally, journal};
 use crate::crash::Crasher;
 use crate::kernel::{Kernel, Log};
 use crate::memory::{Fill, Memory};
@@ -298,7 +298,7 @@ impl Harmed {
     /// Who knows of a crash of which there is no object, and what.
     fn account(&self, pid: u32, said: &str) -> Option<String> {
         let id = format!("-{pid}-");
-        if let Some(line) = journal(&self.node).into_iter().find(|line| line.pid == Some(pid)) {
+        if let Some(line) = self.node.journal().into_iter().find(|line| line.pid == Some(pid)) {
             return match line.outcome {
                 Outcome::Skipped { reason } => Some(format!("skipped ({})", reason.as_str())),
                 Outcome::Refused { .. } => Some("refused".to_owned()),

@@ -11,9 +11,9 @@ use protocol::host::COMPOSER;
 use protocol::journal::{Line, Outcome};
 use protocol::spool::{DumpId, State};
 
+use super::Tally;
 use super::daemon::Uploader;
 use super::dump::{Kind, judge};
-use super::{Tally, journal};
 use crate::crash::Crasher;
 use crate::kernel::Kernel;
 use crate::memory::{Fill, Memory, noise};
@@ -95,7 +95,7 @@ fn count(node: &Node, store: &Store, crashes: &[Crash]) -> Tally {
     let mut tally = Tally { case: "kill anywhere", runs: crashes.len(), ..Tally::default() };
     let (mut whole, mut truncated, mut counted, mut unbegun) = (0, 0, 0, 0);
     let objects = by_pid(store.objects(BUCKET));
-    let journal = journal(node);
+    let journal = node.journal();
     let said = Uploader::log(node);
     for Crash { pid, address, memory, composer_killed } in crashes {
         let refused = || journal.iter().any(|line| line.pid == Some(*pid) && !is_captured(line));

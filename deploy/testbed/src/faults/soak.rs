@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use protocol::spool::State;
 
+use super::Tally;
 use super::daemon::Uploader;
 use super::dump::{Kind, judge};
 use super::kill::by_pid;
-use super::{Tally, journal};
 use crate::crash::Crasher;
 use crate::kernel::Kernel;
 use crate::memory::{Fill, Memory};
@@ -71,7 +71,7 @@ pub fn in_a_row(crashes: usize) -> Tally {
         crasher.end();
         usages.push(Usage::of(uploader.pid()));
     }
-    wait_for("as many lines", PATIENCE, || (journal(&node).len() >= crashes).then_some(()));
+    wait_for("as many lines", PATIENCE, || (node.journal().len() >= crashes).then_some(()));
     let is_empty =
         || [State::Part, State::Torn, State::Ready].iter().all(|state| node.dumps(*state).is_empty());
     wait_for("an empty spool", PATIENCE, || is_empty().then_some(()));

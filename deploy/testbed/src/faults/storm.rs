@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use protocol::journal::{Line, Outcome};
 use protocol::spool::State;
 
+use super::Tally;
 use super::dump::{Kind, judge};
-use super::{Tally, journal};
 use crate::crash::Crasher;
 use crate::kernel::Kernel;
 use crate::memory::{Fill, Memory};
@@ -41,7 +41,7 @@ pub fn at_once(processes: usize) -> Tally {
         });
         crashers.iter_mut().for_each(Crasher::let_go);
         wait_for("all of them in the journal", PATIENCE, || {
-            (journal(&node).len() >= processes).then_some(())
+            (node.journal().len() >= processes).then_some(())
         });
         over.store(true, Ordering::Relaxed);
         watch.join().expect("the watch")
@@ -49,7 +49,7 @@ pub fn at_once(processes: usize) -> Tally {
     let seconds = began.elapsed().as_secs_f64();
     let crashed: Vec<_> = crashers.into_iter().map(|crasher| (crasher.pid, crasher.address)).collect();
     let mut tally = Tally { case: "storm", runs: processes, ..Tally::default() };
-    let (lines, mut whole, mut refused) = (journal(&node), 0, 0);
+    let (lines, mut whole, mut refused) = (node.journal(), 0, 0);
     for (pid, address) in crashed {
         let Some(line) = lines.iter().find(|line| line.pid == Some(pid)) else {
             tally.lost.push(format!("pid {pid}"));
@@ -88,7 +88,7 @@ pub fn in_a_loop(times: usize) -> Tally {
         crasher.end();
         // One after the other, also for who writes it down.
         let pid = pids.last().copied();
-        wait_for("its line", PATIENCE, || journal(&node).iter().any(|line| line.pid == pid).then_some(()));
+        wait_for("its line", PATIENCE, || node.journal().iter().any(|line| line.pid == pid).then_some(()));
     }
     let dumps = node.dumps(State::Ready);
     let allowed = times.min(BURST);

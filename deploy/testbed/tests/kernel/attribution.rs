@@ -105,9 +105,7 @@ fn a_process_whose_main_thread_has_ended_is_known_as_well() {
 
 /// The last line of the journal.
 fn journal(collecting: &Collecting) -> Line {
-    let path = collecting.node.spool_dir().join("crashes.jsonl");
-    let text = wait_for("the journal", PATIENCE, || fs::read_to_string(&path).ok());
-    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+    wait_for("the journal", PATIENCE, || collecting.node.journal().pop())
 }
 
 #[test]

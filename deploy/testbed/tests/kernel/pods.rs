@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use protocol::journal::{Line, Outcome, Skip};
+use protocol::journal::{Outcome, Skip};
 use protocol::manifest::{Attribution, Manifest};
 use serde_json::Value;
 use testbed::containerd::{ContainerSpec, Containerd, Pod, PodSpec, Qos};
@@ -45,12 +45,6 @@ fn json(dump: &mut Dump, name: &str) -> Value {
     serde_json::from_slice(&text).unwrap_or_else(|err| panic!("{name}: {err}"))
 }
 
-fn journal(collecting: &Collecting) -> Vec<Line> {
-    let path = collecting.node.spool_dir().join("crashes.jsonl");
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 /// What is in the spool.
 fn files(collecting: &Collecting) -> Vec<String> {
     let files = fs::read_dir(collecting.node.spool_dir()).unwrap();
@@ -78,12 +72,14 @@ fn a_container_that_keeps_crashing_is_dumped_no_more_than_it_may() {
     for attempt in 0..5 {
         let container = pod.run_container(&ContainerSpec { attempt, ..ContainerSpec::default() });
         assert_eq!(container.wait_exited(), 128 + 11);
-        wait_for("its line", PATIENCE, || (journal(&collecting).len() == attempt as usize + 1).then_some(()));
+        wait_for("its line", PATIENCE, || {
+            (collecting.node.journal().len() == attempt as usize + 1).then_some(())
+        });
     }
     let other = pod.run_container(&ContainerSpec { name: "other", ..ContainerSpec::default() });
     assert_eq!(other.wait_exited(), 128 + 11);
-    wait_for("its line", PATIENCE, || (journal(&collecting).len() == 6).then_some(()));
-    let lines = journal(&collecting);
+    wait_for("its line", PATIENCE, || (collecting.node.journal().len() == 6).then_some(()));
+    let lines = collecting.node.journal();
     let names: Vec<_> = lines.iter().map(|line| line.container.clone().unwrap()).collect();
     assert!(names[..5].iter().all(|name| *name == names[0]) && names[5] != names[0], "{names:?}");
     for (n, line) in lines.iter().enumerate() {
@@ -183,7 +179,9 @@ fn it_is_the_right_container_whatever_the_pod_is_like() {
         let logs = String::from_utf8(dump.entry("crictl/logs.txt")).unwrap();
         assert!(logs.contains(&format!(" stderr F last words of {what}\n")), "{what}: {logs}");
     }
-    assert!(journal(&collecting).iter().any(|line| line.container.as_deref() == Some("other/web-0/app")));
+    assert!(
+        collecting.node.journal().iter().any(|line| line.container.as_deref() == Some("other/web-0/app"))
+    );
 }
 
 #[test]
@@ -200,12 +198,12 @@ fn what_nobody_wants_leaves_a_line_and_nothing_else() {
         ("default", &[team, ("tier", "batch")], &[], Skip::Label),
         ("default", &[team], &opted_out, Skip::Annotation),
     ] {
-        let lines = journal(&collecting).len();
+        let lines = collecting.node.journal().len();
         let pod = containerd.run_pod(&PodSpec { namespace, labels, annotations, ..PodSpec::default() });
         let container = pod.run_container(&big);
         assert_eq!(container.wait_exited(), 128 + 11);
         let line = wait_for("a line in the journal", PATIENCE, || {
-            let journal = journal(&collecting);
+            let journal = collecting.node.journal();
             (journal.len() > lines).then(|| journal.last().unwrap().clone())
         });
         assert_eq!(line.outcome, Outcome::Skipped { reason });
@@ -287,8 +285,10 @@ fn whose_crash_there_is_no_room_for_is_asked_all_the_same() {
     for (lines, namespace, reason) in [(1, "default", Skip::SpoolFull), (2, "other", Skip::Namespace)] {
         let pod = containerd.run_pod(&PodSpec { namespace, ..PodSpec::default() });
         pod.run_container(&ContainerSpec::default()).wait_exited();
-        wait_for("a line in the journal", PATIENCE, || (journal(&collecting).len() == lines).then_some(()));
-        let line = journal(&collecting).pop().unwrap();
+        wait_for("a line in the journal", PATIENCE, || {
+            (collecting.node.journal().len() == lines).then_some(())
+        });
+        let line = collecting.node.journal().pop().unwrap();
         assert_eq!(line.outcome, Outcome::Skipped { reason });
         assert_eq!(line.container, Some(format!("{namespace}/web-0/app")));
         assert_eq!(line.pod_uid.as_deref(), Some(pod.uid()));
@@ -304,7 +304,7 @@ fn a_full_disk_does_not_keep_what_nobody_wants() {
     let _small = Mounted::tmpfs(&spool, "size=80m,mode=2770");
     let spec = ContainerSpec { args: &["--heap-mb", "64", "--fill", "random"], ..ContainerSpec::default() };
     containerd.run_pod(&PodSpec::default()).run_container(&spec).wait_exited();
-    let line = wait_for("a line in the journal", PATIENCE, || journal(&collecting).pop());
+    let line = wait_for("a line in the journal", PATIENCE, || collecting.node.journal().pop());
     assert_eq!(line.outcome, Outcome::Skipped { reason: Skip::Namespace });
     assert_eq!(files(&collecting), ["crashes.jsonl"]);
 }

@@ -1,6 +1,5 @@
 //! Many crashes at once, and one after the other.
 
-use std::fs;
 use std::os::unix::process::ExitStatusExt;
 
 use protocol::journal::{Line, Outcome, Skip};
@@ -11,10 +10,8 @@ use crate::{Collecting, PATIENCE, kernel_log, unzip_approves};
 use testbed::crash::Crasher;
 
 fn journal(collecting: &Collecting, lines: usize) -> Vec<Line> {
-    let path = collecting.node.spool_dir().join("crashes.jsonl");
     wait_for(&format!("{lines} lines in the journal"), PATIENCE, || {
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        let journal: Vec<Line> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let journal = collecting.node.journal();
         (journal.len() >= lines).then_some(journal)
     })
 }
