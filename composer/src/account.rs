@@ -90,18 +90,10 @@ fn truncation(stopped: &Stop<Truncation>, story: &mut Story) -> Truncation {
     }
 }
 
-/// Where it ran, in a word: `namespace/pod/container`, or the container's id.
-pub fn container(container: &Attribution) -> Option<String> {
-    match container {
-        Attribution::Present(c) => Some(format!("{}/{}/{}", c.pod.namespace, c.pod.name, c.name)),
-        Attribution::Missing { id, .. } => id.clone(),
-    }
-}
-
 /// Where a process ran, as the journal has it.
 #[derive(Debug)]
 pub struct Origin {
-    /// See [`container`].
+    /// See [`Attribution::place`].
     pub container: Option<String>,
     /// The uid of its pod.
     pub pod_uid: Option<String>,
@@ -110,8 +102,8 @@ pub struct Origin {
 impl Origin {
     /// What was found out since.
     pub fn learn(&mut self, found: &Attribution) {
-        self.container = container(found).or(self.container.take());
-        self.pod_uid = found.present().map(|found| found.pod.uid.clone()).or(self.pod_uid.take());
+        self.container = found.place().or(self.container.take());
+        self.pod_uid = found.pod_uid().cloned().or(self.pod_uid.take());
     }
 }
 
@@ -248,7 +240,7 @@ mod tests {
                 let json = serde_json::to_vec_pretty(&container).unwrap();
                 prop_assert!(json.len() < 900 << 10, "{}", json.len());
                 prop_assert_eq!(&serde_json::from_slice::<Container>(&json).unwrap(), &container);
-                let name = super::super::container(&Attribution::Present(container)).unwrap();
+                let name = Attribution::Present(container).place().unwrap();
                 prop_assert!(serde_json::to_vec(&name).unwrap().len() < 32 << 10);
             }
         }

@@ -16,7 +16,7 @@ use jiff::{Timestamp, Unit};
 use nix::unistd::gethostname;
 use protocol::argv::Argv;
 use protocol::host::HostRoot;
-use protocol::journal::{self as crashes, Line, Outcome, Skip};
+use protocol::journal::{self, Line, Outcome, Skip};
 use protocol::manifest::{self, Attribution, Core, Manifest, Truncation};
 use protocol::settings::{Capture, ComposerSettings, Compression};
 use protocol::spool::{DumpId, Part, Spool};
@@ -34,7 +34,7 @@ use crate::rate::{self, Who};
 use crate::space::Space;
 use crate::story::Story;
 use crate::turn::{self, Turn};
-use crate::{account, journal, kmsg, logs, memory, settings};
+use crate::{account, kmsg, logs, memory, settings};
 
 /// Two megabytes from a disk that is not idle.
 const LOG_DEADLINE: Duration = Duration::from_secs(10);
@@ -114,7 +114,7 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
     };
     let unjournaled = match journal::append(&spool, &line) {
         Ok(()) => String::new(),
-        Err(err) => format!("; nothing about it is in {}: {err}", crashes::FILE_NAME),
+        Err(err) => format!("; nothing about it is in {}: {err}", journal::FILE_NAME),
     };
     match result {
         Ok(captured) => Ok(captured.said + &unjournaled),

@@ -23,7 +23,6 @@ mod deflate;
 mod dump;
 mod elf;
 mod encoding;
-mod journal;
 pub mod kmsg;
 mod logs;
 mod lookup;

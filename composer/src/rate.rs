@@ -168,4 +168,50 @@ mod tests {
             at(1)
         ));
     }
+
+    mod hostile {
+        use std::fs;
+
+        use proptest::prelude::*;
+        use protocol::journal::{FILE_NAME, PREVIOUS, append};
+        use protocol::spool::DumpId;
+
+        use super::*;
+        use crate::strange;
+
+        fn journals() -> impl Strategy<Value = Vec<u8>> {
+            let golden = include_bytes!("../../protocol/tests/golden/crashes-1.jsonl");
+            strange::changed(vec![golden.to_vec()])
+        }
+
+        proptest! {
+            #[test]
+            fn whatever_is_in_the_journal_a_line_is_added_to_it_and_nobody_is_limited_by_others(
+                before in journals(), previous in journals(), comm in strange::bytes(), container in strange::text()
+            ) {
+                let dir = tempfile::tempdir().unwrap();
+                let spool = Spool::open(dir.path()).unwrap();
+                fs::write(dir.path().join(FILE_NAME), &before).unwrap();
+                fs::write(dir.path().join(PREVIOUS), previous).unwrap();
+                let name = format!("ours/{container}");
+                let line = Line {
+                    at: Timestamp::UNIX_EPOCH,
+                    id: DumpId::new(Timestamp::UNIX_EPOCH, 7, 7),
+                    outcome: Outcome::Refused { reason: "no space\nleft".into() },
+                    pid: Some(7),
+                    signal: Some(11),
+                    comm: Some(comm[..].into()),
+                    container: Some(name.clone()),
+                    pod_uid: None,
+                };
+                append(&spool, &line).unwrap();
+                let after = fs::read(dir.path().join(FILE_NAME)).unwrap();
+                prop_assert!(after.starts_with(&before));
+                let last = after.strip_suffix(b"\n").unwrap().rsplit(|byte| *byte == b'\n').next().unwrap();
+                prop_assert_eq!(serde_json::from_slice::<Line>(last).unwrap(), line);
+                let limit = RateLimit { burst: 1, every: Duration::from_secs(3600) };
+                prop_assert!(!is_exceeded(&spool, limit, Who::Container(&name), Timestamp::now()));
+            }
+        }
+    }
 }

@@ -4,10 +4,15 @@
 //! The line is written when all is over: whoever finds a line about a captured
 //! crash finds its dump ready, unless the uploader was there before.
 //!
+//! Of a crash whose composer died the uploader writes it, when it repairs the
+//! dump, or finds that there is nothing to repair.
+//!
 //! A line is appended with one `write` by whoever holds the file's lock, so
 //! lines never mix; past [`MAX_BYTES`] the file becomes [`PREVIOUS`] and a new
 //! one begins. A reader passes over lines that it does not understand: they may
 //! be of a later version, or of a composer that was killed while it wrote.
+
+mod append;
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -17,6 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::manifest::Truncation;
 use crate::spool::{DumpId, Spool};
 use crate::text::Text;
+
+pub use append::append;
 
 /// The journal's name within the spool.
 pub const FILE_NAME: &str = "crashes.jsonl";

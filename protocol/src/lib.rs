@@ -12,7 +12,7 @@
 //! | [`spool`] | composer | uploader |
 //! | [`manifest`] | composer, into each dump | uploader, people |
 //! | [`zip64`] | composer, around the core in each dump | uploader, where a composer died |
-//! | [`journal`] | composer, into `crashes.jsonl` | installer, uploader, people |
+//! | [`journal`] | composer, into `crashes.jsonl`; uploader, for one that died | all three, people |
 //! | `record` | installer and uploader, into their logs | people |
 //!
 //! [`text`] is how bytes that need not be UTF-8 travel through all of them.

@@ -136,15 +136,15 @@ pub enum Truncation {
 }
 
 impl Truncation {
-    /// All that this version knows and the journal may have: a composer that
-    /// died wrote no line.
-    pub const JOURNALED: &[Truncation] = &[
+    /// All that this version knows.
+    pub const KNOWN: &[Truncation] = &[
         Truncation::SizeLimit,
         Truncation::DiskFull,
         Truncation::SpoolFull,
         Truncation::KilledWhileDumping,
         Truncation::ReadError,
         Truncation::WriteError,
+        Truncation::ComposerDied,
     ];
 
     /// The word in the manifest.
@@ -194,6 +194,22 @@ impl Attribution {
         match self {
             Attribution::Present(container) => Some(container),
             Attribution::Missing { .. } => None,
+        }
+    }
+
+    /// The container as the journal has it: `namespace/pod/container`, or its id.
+    pub fn place(&self) -> Option<String> {
+        match self {
+            Attribution::Present(c) => Some(format!("{}/{}/{}", c.pod.namespace, c.pod.name, c.name)),
+            Attribution::Missing { id, .. } => id.clone(),
+        }
+    }
+
+    /// The uid of its pod.
+    pub fn pod_uid(&self) -> Option<&String> {
+        match self {
+            Attribution::Present(container) => Some(&container.pod.uid),
+            Attribution::Missing { pod_uid, .. } => pod_uid.as_ref(),
         }
     }
 }

@@ -166,7 +166,11 @@ impl Spool {
     /// If it may not be written or is no regular file.
     pub fn append(&self, name: &str) -> io::Result<File> {
         let mut options = OpenOptions::new();
-        open_plain(options.read(true).append(true).create(true).mode(DUMP_MODE), &self.dir.join(name))
+        let file =
+            open_plain(options.read(true).append(true).create(true).mode(PART_MODE), &self.dir.join(name))?;
+        // Whatever the umask is. Who does not own it found it as it should be.
+        let _ = file.set_permissions(fs::Permissions::from_mode(PART_MODE));
+        Ok(file)
     }
 
     /// The same, locked. `None` if somebody else has it, or has just removed it.

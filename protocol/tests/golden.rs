@@ -58,7 +58,7 @@ fn a_reason_is_written_as_the_word_it_is() {
         assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         assert_eq!(serde_json::from_value::<Skip>(reason.as_str().into()).unwrap(), *reason);
     }
-    for reason in Truncation::JOURNALED {
+    for reason in Truncation::KNOWN {
         assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         assert_eq!(serde_json::from_value::<Truncation>(reason.as_str().into()).unwrap(), *reason);
     }

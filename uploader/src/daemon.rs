@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::journal::Journal;
 use crate::monitor::Monitor;
 use crate::queue::{Progress, Step, Workers, plan};
-use crate::repair::{Outcome, repair};
+use crate::repair::{Repaired, repair};
 use crate::store::retry_after;
 use crate::upload::{Fate, Trouble, Uploader};
 use crate::watch::{Change, Watch};
@@ -48,7 +48,7 @@ pub const LAST_WORDS: Duration = Duration::from_secs(6);
 const REST: Duration = LIST_EVERY;
 
 type Finished = (Entry, Result<Fate, Trouble>);
-type Repaired = (Entry, anyhow::Result<Outcome>);
+type Mended = (Entry, anyhow::Result<Repaired>);
 
 /// Ships what is in the spool, until a SIGTERM. Tells who asks at `listen` how
 /// it goes.
@@ -113,7 +113,7 @@ struct Daemon {
     progress: Progress,
     uploads: JoinSet<Finished>,
     /// One at the most.
-    repairs: JoinSet<Repaired>,
+    repairs: JoinSet<Mended>,
     /// Ends them. What they leave is torn still.
     stop_repairs: CancellationToken,
     store: Patience,
@@ -252,13 +252,13 @@ impl Daemon {
         });
     }
 
-    fn finish_repair(&mut self, repaired: Result<Repaired, JoinError>) {
+    fn finish_repair(&mut self, repaired: Result<Mended, JoinError>) {
         self.progress.repairing = false;
         let Ok((torn, result)) = repaired else { return };
         let id = torn.id();
         match result {
-            Ok(Outcome::Ready | Outcome::Removed | Outcome::Rejected) => return,
-            Ok(Outcome::Taken) => log::info!(dump:% = id; "somebody else repairs it, or has done so"),
+            Ok(Repaired::Ready | Repaired::Removed | Repaired::Rejected) => return,
+            Ok(Repaired::Taken) => log::info!(dump:% = id; "somebody else repairs it, or has done so"),
             Err(_) if self.stop_repairs.is_cancelled() => return,
             Err(err) => log::error!(dump:% = id, next_try_in = REST.as_secs_f32(); "not repaired: {err:#}"),
         }

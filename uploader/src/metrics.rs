@@ -123,7 +123,7 @@ impl Metrics {
         let result = match outcome {
             Outcome::Captured { truncated: None, .. } => "whole",
             Outcome::Captured { truncated: Some(reason), .. } => {
-                let known = Truncation::JOURNALED.iter().find(|known| *known == reason);
+                let known = Truncation::KNOWN.iter().find(|known| *known == reason);
                 count(&self.truncated, "reason", known.map_or(OTHER, Truncation::as_str));
                 "truncated"
             }
@@ -199,7 +199,7 @@ impl Metrics {
 
     fn crashes(&self) -> impl Iterator<Item = (String, Counter)> {
         let captured = CRASHES.map(|word| ("captured", &self.captured, "result", word));
-        let truncated = Truncation::JOURNALED.iter().map(Truncation::as_str).chain([OTHER]);
+        let truncated = Truncation::KNOWN.iter().map(Truncation::as_str).chain([OTHER]);
         let truncated = truncated.map(|word| ("truncated", &self.truncated, "reason", word));
         let skipped = Skip::KNOWN.iter().map(Skip::as_str).chain([OTHER]);
         let skipped = skipped.map(|word| ("skipped", &self.skipped, "reason", word));
@@ -279,10 +279,10 @@ mod tests {
     #[test]
     fn each_reason_is_counted_as_itself_and_remembered() {
         let metrics = Metrics::new();
-        Truncation::JOURNALED.iter().for_each(|reason| metrics.crash(&captured(Some(reason.clone()))));
+        Truncation::KNOWN.iter().for_each(|reason| metrics.crash(&captured(Some(reason.clone()))));
         Skip::KNOWN.iter().for_each(|reason| metrics.crash(&Outcome::Skipped { reason: reason.clone() }));
         let counts = metrics.counts();
-        let reasons = (Truncation::JOURNALED.len() as u64, Skip::KNOWN.len() as u64);
+        let reasons = (Truncation::KNOWN.len() as u64, Skip::KNOWN.len() as u64);
         assert_eq!((counts["captured/truncated"], counts["captured/skipped"]), reasons);
         let ones = counts.values().filter(|count| **count == 1).count();
         assert_eq!(

@@ -18,6 +18,7 @@ use std::time::SystemTime;
 use anyhow::Context;
 use jiff::Timestamp;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use protocol::journal::{FILE_NAME, Line, Outcome, append, lines};
 use protocol::manifest::{self, Attribution, CORE, Core, Crash, Manifest, Truncation};
 use protocol::spool::{DumpId, Entry, Part, Spool, State};
 use protocol::zip64::{self, Ended, Method, Stage};
@@ -33,7 +34,7 @@ const MOST_REMOVED: u64 = 1 << 20;
 
 /// What became of a torn dump.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Outcome {
+pub enum Repaired {
     /// It is ready.
     Ready,
     /// There was nothing to repair, and it is gone.
@@ -48,26 +49,61 @@ pub enum Outcome {
 ///
 /// # Errors
 /// If it cannot be read or written, or `stop` came first. It is torn still.
-pub fn repair(spool: &Spool, torn: &Entry, stop: &CancellationToken) -> anyhow::Result<Outcome> {
+pub fn repair(spool: &Spool, torn: &Entry, stop: &CancellationToken) -> anyhow::Result<Repaired> {
     let id = torn.id();
     let part = match spool.adopt(torn) {
         Ok(Some(part)) => part,
-        Ok(None) => return Ok(Outcome::Taken),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Taken),
+        Ok(None) => return Ok(Repaired::Taken),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Repaired::Taken),
         Err(err) => return Err(err).with_context(|| format!("opening {torn} to repair it")),
     };
     forget(part.file()).with_context(|| format!("writing what there is of {torn} to the disk"))?;
     let manifest = match mend(part.file(), id, stop).with_context(|| format!("repairing {torn}"))? {
         Ok(manifest) => manifest,
-        Err(why) => return give_up(spool, torn, part, why),
+        Err(nothing) => return give_up(spool, torn, part, &nothing),
     };
-    let (bytes, truncated) = (manifest.core.bytes, manifest.core.truncated.is_some());
+    let dump_bytes = part.file().metadata()?.len();
+    let (core_bytes, truncated) = (manifest.core.bytes, manifest.core.truncated.clone());
+    journal(
+        spool,
+        line(
+            id,
+            &manifest,
+            Outcome::Captured { core_bytes, dump_bytes, truncated, held_ms: manifest.held_ms },
+        ),
+    );
     let published = part.publish(manifest.hint()).with_context(|| format!("publishing {torn}"))?;
     if let Err(err) = published.durable {
         log::warn!(dump:% = id; "a power cut may take its repair back: {err}");
     }
-    log::info!(dump:% = id, core_bytes = bytes, truncated; "repaired");
-    Ok(Outcome::Ready)
+    log::info!(dump:% = id, core_bytes; "repaired");
+    Ok(Repaired::Ready)
+}
+
+/// What the journal would have said of a crash, had its composer lived.
+fn line(id: &DumpId, manifest: &Manifest, outcome: Outcome) -> Line {
+    let Manifest { crash, container, .. } = manifest;
+    Line {
+        at: Timestamp::now(),
+        id: id.clone(),
+        outcome,
+        pid: crash.pid,
+        signal: crash.signal,
+        comm: crash.comm.clone(),
+        container: container.place(),
+        pod_uid: container.pod_uid().cloned(),
+    }
+}
+
+/// Writes it down, if nobody has: not a composer that died just after it, and
+/// not a repair that was killed just before its end.
+fn journal(spool: &Spool, line: Line) {
+    if lines(spool).filter_map(Result::ok).any(|known| known.id == line.id) {
+        return;
+    }
+    if let Err(err) = append(spool, &line) {
+        log::warn!(dump:% = line.id; "nothing about it is in {FILE_NAME}: {err}");
+    }
 }
 
 /// Has what is read from now on come from the disk: what a failing disk did not
@@ -80,12 +116,23 @@ fn forget(file: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// A dump of which nothing can be made.
+#[derive(Debug)]
+struct Nothing {
+    why: &'static str,
+    /// What is known of the crash.
+    known: Manifest,
+}
+
 /// Makes a zip of what there is of a dump, and returns its manifest; or says why
 /// there is nothing to make it of.
-fn mend(file: &File, id: &DumpId, stop: &CancellationToken) -> io::Result<Result<Manifest, &'static str>> {
-    let Some(dump) = Torn::read(file, id, stop)? else { return Ok(Err("it does not begin as a dump does")) };
+fn mend(file: &File, id: &DumpId, stop: &CancellationToken) -> io::Result<Result<Manifest, Nothing>> {
+    let Some(dump) = Torn::read(file, id, stop)? else {
+        let known = nothing_known(id, file.metadata()?.modified()?);
+        return Ok(Err(Nothing { why: "it does not begin as a dump does", known }));
+    };
     if dump.found.bytes == 0 && dump.known() != Known::Whole {
-        return Ok(Err("there is not one byte of its core"));
+        return Ok(Err(Nothing { why: "there is not one byte of its core", known: dump.manifest(id) }));
     }
     if let Some(manifest) = dump.repaired(file, id) {
         return Ok(Ok(manifest));
@@ -96,16 +143,23 @@ fn mend(file: &File, id: &DumpId, stop: &CancellationToken) -> io::Result<Result
 }
 
 /// Removes what there is not much of; the rest is for a person to look at.
-fn give_up(spool: &Spool, torn: &Entry, part: Part, why: &str) -> anyhow::Result<Outcome> {
+fn give_up(
+    spool: &Spool,
+    torn: &Entry,
+    part: Part,
+    Nothing { why, known }: &Nothing,
+) -> anyhow::Result<Repaired> {
     let (id, bytes) = (torn.id(), part.file().metadata()?.len());
+    let reason = format!("the composer died, and of what it left nothing can be read: {why}");
+    journal(spool, line(id, known, Outcome::Refused { reason }));
     if bytes > MOST_REMOVED {
         spool.set_state(torn, State::Rejected).with_context(|| format!("setting {torn} aside"))?;
         log::error!(dump:% = id, bytes; "set aside, since it cannot be repaired: {why}");
-        return Ok(Outcome::Rejected);
+        return Ok(Repaired::Rejected);
     }
     part.discard().with_context(|| format!("removing {torn}, of which nothing can be read"))?;
     log::warn!(dump:% = id, bytes; "removed, since there was nothing to repair: {why}");
-    Ok(Outcome::Removed)
+    Ok(Repaired::Removed)
 }
 
 /// What is known of a core.

@@ -111,7 +111,7 @@ impl Question {
     }
 
     fn too_many(&self, container: &Attribution) -> Option<Skip> {
-        let name = account::container(container)?;
+        let name = container.place()?;
         let who = Who::Container(&name);
         rate::is_exceeded(&self.spool, self.settings.rate_limit, who, Timestamp::now())
             .then_some(Skip::RateLimit)

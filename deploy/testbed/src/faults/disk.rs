@@ -298,7 +298,7 @@ impl Harmed {
     /// Who knows of a crash of which there is no object, and what.
     fn account(&self, pid: u32, said: &str) -> Option<String> {
         let id = format!("-{pid}-");
-        if let Some(line) = self.node.journal().into_iter().find(|line| line.pid == Some(pid)) {
+        if let Some(line) = self.node.journal().into_iter().find(|line| line.id.as_str().contains(&id)) {
             return match line.outcome {
                 Outcome::Skipped { reason } => Some(format!("skipped ({})", reason.as_str())),
                 Outcome::Refused { .. } => Some("refused".to_owned()),
@@ -307,10 +307,6 @@ impl Harmed {
         }
         if self.node.dumps(State::Rejected).iter().any(|entry| entry.id().as_str().contains(&id)) {
             return Some("set aside".to_owned());
-        }
-        if Uploader::log(&self.node).lines().any(|line| line.contains(&id) && line.contains("removed, since"))
-        {
-            return Some("removed, being empty".to_owned());
         }
         let ended = said.lines().any(|line| {
             // Its first words are about any crash.

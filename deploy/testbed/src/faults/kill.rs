@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::host::COMPOSER;
 use protocol::journal::{Line, Outcome};
+use protocol::manifest::Truncation;
 use protocol::spool::{DumpId, State};
 
 use super::Tally;
@@ -96,19 +97,22 @@ fn count(node: &Node, store: &Store, crashes: &[Crash]) -> Tally {
     let (mut whole, mut truncated, mut counted, mut unbegun) = (0, 0, 0, 0);
     let objects = by_pid(store.objects(BUCKET));
     let journal = node.journal();
-    let said = Uploader::log(node);
     for Crash { pid, address, memory, composer_killed } in crashes {
-        let refused = || journal.iter().any(|line| line.pid == Some(*pid) && !is_captured(line));
-        let removed = || {
-            said.lines().any(|line| line.contains(&format!("Z-{pid}-")) && line.contains("removed, since"))
-        };
+        let line = journal.iter().find(|line| line.id.as_str().contains(&format!("Z-{pid}-")));
         match objects.get(pid).map(Vec::as_slice).unwrap_or_default() {
             [key] => match judge(&store.path(BUCKET, key), *address, *memory) {
+                // One that is killed when it has published says nothing of it.
+                Ok(kind)
+                    if line.is_none()
+                        && (kind == Kind::Truncated(Truncation::ComposerDied) || !composer_killed) =>
+                {
+                    tally.lost.push(format!("{key} in the journal"));
+                }
                 Ok(Kind::Whole) => whole += 1,
                 Ok(Kind::Truncated(_)) => truncated += 1,
                 Err(why) => tally.lied.push(format!("{key}: {why}")),
             },
-            [] if refused() || removed() => counted += 1,
+            [] if line.is_some_and(|line| !is_captured(line)) => counted += 1,
             [] if *composer_killed => unbegun += 1,
             [] => tally.lost.push(format!("pid {pid}")),
             more => tally.lied.push(format!("{more:?} are of one crash")),

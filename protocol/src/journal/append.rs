@@ -1,4 +1,4 @@
-//! Appends to `crashes.jsonl`; [`protocol::journal`] says what is in it.
+//! How a line gets into the journal, whole, whoever else is writing.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -6,9 +6,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::{FILE_NAME, Line, MAX_BYTES, PREVIOUS};
+use crate::spool::Spool;
 use nix::fcntl::{FallocateFlags, fallocate};
-use protocol::journal::{FILE_NAME, Line, MAX_BYTES, PREVIOUS};
-use protocol::spool::Spool;
 
 /// Holders write one line; one that takes longer is stuck, and the line can do
 /// without the lock, which only keeps two composers from rotating at once.
@@ -18,7 +18,10 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(1);
 /// is none.
 const AHEAD: i64 = 128 << 10;
 
-/// Appends `line`.
+/// Appends `line`, in one piece.
+///
+/// # Errors
+/// If it cannot be written.
 pub fn append(spool: &Spool, line: &Line) -> io::Result<()> {
     let mut record = serde_json::to_vec(line)?;
     record.push(b'\n');
@@ -76,11 +79,10 @@ fn same(a: &fs::Metadata, b: &fs::Metadata) -> bool {
 mod tests {
     use std::path::Path;
 
-    use jiff::Timestamp;
-    use protocol::journal::Outcome;
-    use protocol::spool::DumpId;
-
     use super::*;
+    use crate::journal::Outcome;
+    use crate::spool::DumpId;
+    use jiff::Timestamp;
 
     fn line(pid: u32) -> Line {
         Line {
@@ -180,40 +182,5 @@ mod tests {
         stuck.lock().unwrap();
         append(&spool, &line(1)).unwrap();
         assert_eq!(read(dir.path(), FILE_NAME), [line(1)]);
-    }
-
-    mod hostile {
-        use proptest::prelude::*;
-        use protocol::settings::RateLimit;
-
-        use super::*;
-        use crate::rate::{Who, is_exceeded};
-        use crate::strange;
-
-        fn journals() -> impl Strategy<Value = Vec<u8>> {
-            let golden = include_bytes!("../../protocol/tests/golden/crashes-1.jsonl");
-            strange::changed(vec![golden.to_vec()])
-        }
-
-        proptest! {
-            #[test]
-            fn whatever_is_in_the_journal_a_line_is_added_to_it_and_nobody_is_limited_by_others(
-                before in journals(), previous in journals(), comm in strange::bytes(), container in strange::text()
-            ) {
-                let dir = tempfile::tempdir().unwrap();
-                let spool = Spool::open(dir.path()).unwrap();
-                fs::write(dir.path().join(FILE_NAME), &before).unwrap();
-                fs::write(dir.path().join(PREVIOUS), previous).unwrap();
-                let name = format!("ours/{container}");
-                let line = Line { comm: Some(comm[..].into()), container: Some(name.clone()), ..line(7) };
-                append(&spool, &line).unwrap();
-                let after = fs::read(dir.path().join(FILE_NAME)).unwrap();
-                prop_assert!(after.starts_with(&before));
-                let last = after.strip_suffix(b"\n").unwrap().rsplit(|byte| *byte == b'\n').next().unwrap();
-                prop_assert_eq!(serde_json::from_slice::<Line>(last).unwrap(), line);
-                let limit = RateLimit { burst: 1, every: Duration::from_secs(3600) };
-                prop_assert!(!is_exceeded(&spool, limit, Who::Container(&name), Timestamp::now()));
-            }
-        }
     }
 }
