@@ -53,7 +53,11 @@ impl Encoder {
     }
 
     /// Appends deflate blocks that hold `block`, of which none is the last, and
-    /// which end with a byte. They depend on `block` alone.
+    /// which end with a byte. They refer to nothing but `block`, but another encoder
+    /// may say the same in other bytes: ISA-L enters the second position of a block
+    /// under the hash of its own stream's address (`.write_first_byte` in
+    /// `igzip_icf_body_h1_gr_bt.asm` shifts a register that nobody loaded). That may
+    /// hide a match from it, and never makes a false one: it compares the bytes.
     ///
     /// # Panics
     /// If `block` has more than 2 GiB, or ISA-L breaks its word.
@@ -136,10 +140,9 @@ mod tests {
                 let encoder = if n % 3 == 0 { &mut one } else { &mut two };
                 encoder.compress(block, &mut out);
                 prop_assert!(out.len() <= bound(block.len()));
-                let mut again = b"before".to_vec();
-                Encoder::new().compress(block, &mut again);
-                prop_assert_eq!(&again[6..], &out[..]);
-                stream.extend(out);
+                stream.extend(&out);
+                out.extend(END);
+                prop_assert!(inflate(&out, block.len()) == block);
             }
             stream.extend(END);
             prop_assert!(inflate(&stream, data.len()) == data);
