@@ -115,6 +115,8 @@ if ! kubectl rollout status daemonset/coredump-handler --namespace "$namespace" 
     kubectl get pods --namespace "$namespace" --selector app.kubernetes.io/name=coredump-handler --output wide >&2 || true
     kubectl get events --namespace "$namespace" --field-selector type=Warning \
         --output custom-columns=POD:.involvedObject.name,WHY:.message --no-headers >&2 || true
+    kubectl get pods --namespace "$namespace" --selector app.kubernetes.io/name=coredump-handler --no-headers \
+        --output 'custom-columns=POD:.metadata.name,WHY:.status.containerStatuses[*].lastState.terminated.message' >&2 || true
     refuse 'it is installed, but not every node collects; above is why'
 fi
 cat <<END

@@ -21,6 +21,7 @@ use protocol::manifest::{self, Attribution, Core, Manifest, Truncation};
 use protocol::settings::{Capture, ComposerSettings, Compression};
 use protocol::spool::{DumpId, Part, Spool};
 use protocol::text::Text;
+use protocol::trial;
 
 use crate::account::Origin;
 use crate::dump::{self, DumpZip, Plan};
@@ -160,6 +161,9 @@ impl Dump<'_> {
     /// Whether there is to be a dump, as far as it can be known without asking
     /// anyone; waits until it is its turn.
     fn admit(&self, story: &mut Story) -> Result<Option<Turn>, Skip> {
+        if trial::is_one(self.argv) {
+            return Err(Skip::Trial);
+        }
         if *self.place == Place::Host {
             let who = Who::Host(self.argv.comm.as_ref());
             if self.settings.capture == Capture::Pods {

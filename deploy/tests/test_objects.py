@@ -109,18 +109,22 @@ class Objects(unittest.TestCase):
                 self.assertEqual(comparable(made), comparable(expected))
 
     def test_the_chart_makes_of_a_value_what_kustomize_makes_of_a_component(self):
-        for component, value in [("selinux", {"seLinuxType": "spc_t"}), ("privileged", {"privileged": True})]:
-            with self.subTest(component), tempfile.TemporaryDirectory() as overlay:
+        for component, provider, value in [
+            ("selinux", None, {"seLinuxType": "spc_t"}),
+            ("privileged", None, {"privileged": True}),
+            ("privileged", "openshift", {"privileged": True}),
+        ]:
+            with self.subTest(component, of=provider), tempfile.TemporaryDirectory() as overlay:
                 deploy = os.path.relpath(DEPLOY, os.path.realpath(overlay))
                 kustomization = {
-                    "resources": [f"{deploy}/base"],
+                    "resources": [f"{deploy}/overlays/{provider}" if provider else f"{deploy}/base"],
                     "components": [f"{deploy}/components/{component}"],
                 }
                 Path(overlay, "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
                 objects = kustomized(overlay)
                 self.valid(objects)
                 expected = [each for each in objects if each["kind"] != "Namespace"]
-                self.assertEqual(comparable(helm({**BUCKET, **value}).objects), comparable(expected))
+                self.assertEqual(comparable(helm({**BUCKET, **value}, provider).objects), comparable(expected))
 
     @unittest.skipUnless(shutil.which("helm"), "no helm is installed; its library made the objects")
     def test_the_installed_helm_makes_the_same(self):

@@ -16,7 +16,10 @@ case $1 in kustomize) exec {kubectl} "$@" ;; esac
 printf '%s\\n' "$*" >>{calls}
 case $* in *'--filename -') cat >{calls}.stdin ;; esac
 case $* in $REFUSED) echo 'error: refused by the test' >&2; exit 1 ;; esac
-case $* in 'get pods'*jsonpath*) echo 'worker-3 coredump-handler:0.1.0' ;; esac
+case $* in
+    'get pods'*jsonpath*) echo 'coredump-handler-x7k worker-3 coredump-handler:0.1.0' ;;
+    logs*) echo "[pod/coredump-handler-x7k/installer] $SAID" ;;
+esac
 """
 APPLY = "apply --server-side --force-conflicts --filename -"
 CHANGES = [APPLY, "delete", "create", "label"]
@@ -32,7 +35,7 @@ class Script:
             path = f"{directory}:{os.environ['PATH']}"
             ran = subprocess.run(
                 ["sh", DEPLOY / name],
-                env={"PATH": path, "REFUSED": refused, **environment},
+                env={"PATH": path, "REFUSED": refused, "SAID": "this node is what it was before", **environment},
                 capture_output=True,
                 text=True,
                 timeout=60,
@@ -187,6 +190,16 @@ class Undeploy(unittest.TestCase):
             " installer --config /dev/stdin --host-root /host uninstall"
         )
         self.assertIn(by_hand, said.err)
+
+    def test_a_node_of_which_nothing_good_was_heard_is_named(self):
+        kept = "ended; what is installed stays: asking the API server: timeout"
+        for heard, options in [(kept, {"SAID": kept}), ("", {"refused": "logs*"})]:
+            with self.subTest(heard):
+                said = Script("undeploy.sh", **options)
+                self.assertEqual(said.status, 1)
+                self.assertEqual(len(said.changes()), 2)
+                self.assertIn(f"worker-3: {heard}; by hand: echo 'host_dir: /opt/coredump-handler'", said.err)
+                self.assertIn("not every node is known to be clean", said.err)
 
     def test_without_a_cluster_nothing_is_deleted(self):
         said = Script("undeploy.sh", refused="*get*--raw*")

@@ -1,6 +1,8 @@
 """Whether the programs take the settings that the manifests and the chart write for them."""
 
 import os
+import re
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -52,6 +54,21 @@ class Settings(unittest.TestCase):
                     command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
                 )
                 self.assertNotEqual(ran.returncode, CONFIGURED_WRONGLY, ran.stderr)
+
+    def test_the_programs_take_the_settings_of_the_kustomization_in_the_docs(self):
+        [example] = re.findall("```yaml\n(.*?)```", (DEPLOY.parent / "docs/install.md").read_text(), re.DOTALL)
+        with tempfile.TemporaryDirectory() as directory:
+            clone = Path(directory, "coredump-handler/deploy")
+            shutil.copytree(DEPLOY, clone, ignore=shutil.ignore_patterns("testbed", "tests", "helm"))
+            Path(directory, "kustomization.yaml").write_text(example)
+            store = (clone / "overlays/iks/store.yaml").read_text().replace("A_UNIQUE_NAME", "our-dumps")
+            Path(directory, "store.yaml").write_text(store)
+            objects = kustomize(directory)
+        self.taken(objects)
+        self.assertIn("bucket: our-dumps", str(objects))
+        [daemon_set] = [each for each in objects if each["kind"] == "DaemonSet"]
+        images = {each["image"] for each in daemon_set["spec"]["template"]["spec"]["containers"]}
+        self.assertEqual(images, {"REGISTRY/coredump-handler:0.1.0"})
 
     def test_the_programs_take_the_settings_of_each_overlay(self):
         for overlay in OVERLAYS:

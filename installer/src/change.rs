@@ -4,25 +4,30 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, anyhow, ensure};
 
 use crate::execution::{Done, execute};
 use crate::host::{Directory, Host, Node, observe};
 use crate::lock::{Lock, PATIENCE};
 use crate::plan;
 use crate::step::Step;
+use crate::trial::Failed;
 
 /// Makes the host collect, whatever fails on the way, and tells `did` about
 /// each thing it had to do. Waits for other installers as long as `patience`.
 ///
+/// A host that was not ours, and whose kernel does not run the composer, is given
+/// back: whoever collected its cores before is to go on.
+///
 /// # Errors
 /// [`Busy`](crate::lock::Busy), [`Deleted`](crate::host::Deleted), whatever
 /// leaves no plan, or all the steps that failed. The next attempt goes on from
-/// there.
+/// there. [`Failed`] if the kernel does not run the composer of a host that was
+/// ours, and stays so.
 pub fn install(node: &Node, patience: Duration, mut did: impl FnMut(&Step)) -> Result<()> {
     let Some((_lock, host)) = lock(node, patience)? else { return Ok(()) };
     let mut undone: Vec<Step> = Vec::new();
-    let mut failures = Vec::new();
+    let mut failures: Vec<Error> = Vec::new();
     for step in plan::install(&host, &node.config)? {
         if undone.iter().any(|failed| step.needs(failed)) {
             undone.push(step);
@@ -31,13 +36,26 @@ pub fn install(node: &Node, patience: Duration, mut did: impl FnMut(&Step)) -> R
         match execute(node, &step) {
             Ok(_) => did(&step),
             Err(err) => {
-                failures.push(format!("{err:#}"));
+                failures.push(err);
                 undone.push(step);
             }
         }
     }
+    // Which nothing is tried after, nor without all the rest.
+    if let Some(failed) = failures.pop_if(|err| err.is::<Failed>()) {
+        return Err(if host.memory.is_none() { given_back(node, failed) } else { failed });
+    }
+    let failures: Vec<String> = failures.iter().map(|err| format!("{err:#}")).collect();
     ensure!(failures.is_empty(), "not everything could be done: {}", failures.join("; "));
     Ok(())
+}
+
+/// Gives back a host that we cannot collect on, and says why we cannot.
+fn given_back(node: &Node, failed: Error) -> Error {
+    match give_back(node, |_| ()) {
+        Ok(()) => anyhow!("{failed}; this node is what it was before"),
+        Err(err) => anyhow!("{failed}; {err:#}"),
+    }
 }
 
 /// The host, locked; `None` if there is nothing to do.
@@ -74,9 +92,14 @@ fn lock(node: &Node, patience: Duration) -> Result<Option<(Lock, Host)>> {
 ///
 /// # Errors
 /// All that failed.
-pub fn uninstall(node: &Node, mut did: impl FnMut(&dyn Display)) -> Result<()> {
+pub fn uninstall(node: &Node, did: impl FnMut(&dyn Display)) -> Result<()> {
     // Without a directory there is nothing to lock, and nobody at work.
     let _lock = Lock::take(&node.root.locate(&node.config.host_dir), PATIENCE)?;
+    give_back(node, did)
+}
+
+/// Under the lock.
+fn give_back(node: &Node, mut did: impl FnMut(&dyn Display)) -> Result<()> {
     let steps = plan::uninstall(&observe(node)?, &node.config);
     if steps.is_empty() {
         did(&"nothing is installed");

@@ -6,13 +6,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE, STATE};
+use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE, STATE, TRIAL};
 
 use crate::host::{COMPOSER_MODE, HOST_DIR_MODE, Node, SETTINGS_MODE, is_absence, temporary};
 use crate::step::Step;
 use crate::sysctl::Sysctl;
+use crate::trial;
 
-/// What a host was before is no secret.
+/// What a host was before, and whether its kernel runs the composer, is no secret.
 const STATE_MODE: u32 = 0o644;
 /// The uploader has to get through to the spool.
 const DIR_MODE: u32 = 0o755;
@@ -51,6 +52,11 @@ pub fn execute(node: &Node, step: &Step) -> Result<Done> {
         Step::Set { sysctl, from, to } => sysctl
             .write(&config.sysctl_dir, to)
             .with_context(|| format!("setting {sysctl}, which was {from:?}")),
+        Step::Try => {
+            let record = trial::make(node)?;
+            put(&node.place(TRIAL), STATE_MODE, &mut serde_json::to_vec(&record)?.as_slice())?;
+            record.failure.map_or(Ok(()), |why| Err(trial::Failed(why).into()))
+        }
         Step::RemoveComposer(composer) => {
             // The kernel would go on running it, and fail: every dump lost.
             let pattern = Sysctl::CorePattern.read(&config.sysctl_dir)?;

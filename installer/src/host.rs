@@ -9,12 +9,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::geteuid;
-use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, HostRoot, STATE};
+use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, HostRoot, STATE, TRIAL};
 
 use crate::config::Config;
 use crate::memory::Memory;
 use crate::sysctl::Sysctl;
+use crate::trial::{self, Trial};
 
 /// The kernel runs the composer as root. Others may see whether it is there, as
 /// the uploader does, and not open the directory, which is enough to take its
@@ -34,6 +36,8 @@ pub struct Node {
     pub root: HostRoot,
     /// The composer to install, a path of our own.
     pub composer: PathBuf,
+    /// Our own executable.
+    pub installer: PathBuf,
 }
 
 impl Node {
@@ -50,6 +54,8 @@ pub struct Host {
     pub memory: Option<Memory>,
     /// The host directory.
     pub dir: Directory,
+    /// Whether the kernel executes files in it, or would; or why that is not known.
+    pub executes: Result<bool, String>,
     /// Whether there is a composer to install, or why not.
     pub ours: Result<(), String>,
     /// The composer, or why it cannot be looked at.
@@ -62,6 +68,8 @@ pub struct Host {
     pub spool: Result<Directory, String>,
     /// The sysctls that are wanted or remembered, or why they cannot be read.
     pub sysctls: BTreeMap<Sysctl, Result<String, String>>,
+    /// Whether the kernel ran the composer, or why that is not known.
+    pub trial: Result<Trial, String>,
 }
 
 /// A directory of the host.
@@ -133,6 +141,7 @@ pub fn observe(node: &Node) -> Result<Host> {
     });
     Ok(Host {
         dir: directory(node, &node.config.host_dir)?,
+        executes: text(executes(node)),
         ours: text(own_composer(node).map(drop)),
         composer: text(composer(node)),
         settings: text(settings(node)),
@@ -143,6 +152,7 @@ pub fn observe(node: &Node) -> Result<Host> {
             .collect(),
         spool: text(directory(node, &node.config.spool_dir)),
         sysctls: sysctls.map(|sysctl| (sysctl, text(sysctl.read(&node.config.sysctl_dir)))).collect(),
+        trial: text(trial::known(node)),
         memory,
     })
 }
@@ -159,8 +169,8 @@ pub fn temporary(name: &str) -> String {
     format!(".{name}.new")
 }
 
-fn temporaries() -> [String; 3] {
-    [COMPOSER, COMPOSER_SETTINGS, STATE].map(temporary)
+fn temporaries() -> [String; 4] {
+    [COMPOSER, COMPOSER_SETTINGS, STATE, TRIAL].map(temporary)
 }
 
 /// Looks at the composer.
@@ -256,6 +266,18 @@ fn missing(node: &Node, dir: &HostPath) -> Vec<HostPath> {
         missing.insert(0, dir);
     }
     missing
+}
+
+/// Whether the host executes what is in the host directory, or will be: ours is
+/// mounted with the flags of the host's.
+///
+/// # Errors
+/// If the kernel does not say how it is mounted.
+pub fn executes(node: &Node) -> Result<bool> {
+    let mut dir = node.root.locate(&node.config.host_dir);
+    while !dir.exists() && dir.pop() {}
+    let disk = statvfs(&dir).with_context(|| format!("asking how {} is mounted", dir.display()))?;
+    Ok(!disk.flags().contains(FsFlags::ST_NOEXEC))
 }
 
 /// Whether nothing has that name, not even that of a directory around it.

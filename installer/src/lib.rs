@@ -10,6 +10,7 @@
 mod change;
 mod cluster;
 mod config;
+mod crash;
 mod execution;
 mod host;
 mod lock;
@@ -19,6 +20,7 @@ mod selftest;
 mod status;
 mod step;
 mod sysctl;
+mod trial;
 mod watch;
 
 use std::env;
@@ -78,8 +80,8 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// What `self-test` starts in order to see it die
-    #[command(name = selftest::CRASH, hide = true)]
+    /// What we start in order to see it die
+    #[command(name = crash::COMMAND, hide = true)]
     Crash {
         /// The command name to die under
         comm: String,
@@ -136,6 +138,7 @@ fn obey(cli: Cli) -> Result<(), Failure> {
         root: HostRoot::new(cli.host_root),
         // The one we were shipped with.
         composer: own.with_file_name(COMPOSER),
+        installer: own,
     };
     match cli.command {
         Command::Install { dry_run: true } => {
@@ -144,12 +147,12 @@ fn obey(cli: Cli) -> Result<(), Failure> {
         Command::Install { dry_run: false } => change::install(&node, lock::PATIENCE, |step| say(step))?,
         Command::Run => watch::run(&node, daemon_set(&node.config)?.as_ref())?,
         Command::Status { json } => status::report(&status::of(&node), json)?,
-        Command::SelfTest => selftest::run(&node, &own)?,
+        Command::SelfTest => selftest::run(&node)?,
         Command::Uninstall { dry_run: true } => {
             plan::uninstall(&host::observe(&node)?, &node.config).iter().for_each(|step| say(step));
         }
         Command::Uninstall { dry_run: false } => change::uninstall(&node, say)?,
-        Command::Crash { comm } => selftest::crash(&comm)?,
+        Command::Crash { comm } => crash::die(&comm)?,
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::OFlag;
 use protocol::host::HostPath;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::host::{is_absence, stranger};
 use crate::sysctl::Sysctl;
@@ -30,7 +31,6 @@ const VERSION: u32 = 1;
 
 /// What was there before, and what of the present is our doing.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Memory {
     version: u32,
     /// The sysctls we have set, or were about to.
@@ -41,11 +41,13 @@ pub struct Memory {
     /// when we first saw them. The first release did not remember them.
     #[serde(default)]
     pub found: BTreeMap<HostPath, Found>,
+    /// What a later release remembers besides, for when it comes back.
+    #[serde(flatten)]
+    later: BTreeMap<String, Value>,
 }
 
 /// One sysctl.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Remembered {
     /// What it was before we first set it. Never overwritten.
     pub before: String,
@@ -56,7 +58,6 @@ pub struct Remembered {
 
 /// A directory as somebody else had left it.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Found {
     /// Its permission bits.
     pub mode: u32,
@@ -138,8 +139,8 @@ impl Memory {
 
 impl Default for Memory {
     fn default() -> Memory {
-        let (sysctls, created, found) = Default::default();
-        Memory { version: VERSION, sysctls, created, found }
+        let (sysctls, created, found, later) = Default::default();
+        Memory { version: VERSION, sysctls, created, found, later }
     }
 }
 
@@ -192,6 +193,17 @@ mod tests {
         fs::write(&path, json).unwrap();
         let memory = Memory::load(&path).unwrap().unwrap();
         assert_eq!(memory.found.into_values().next(), Some(Found { mode: 0o755, gid: 5 }));
+    }
+
+    #[test]
+    fn what_a_later_release_added_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        fs::write(&path, r#"{"version":1,"sysctls":{},"created":[],"labels":{"a":[1]}}"#).unwrap();
+        let mut memory = Memory::load(&path).unwrap().unwrap();
+        memory.note_sysctl(Sysctl::CorePattern, "core", "|/a");
+        let json: Value = serde_json::from_str(&memory.to_json().unwrap()).unwrap();
+        assert_eq!(json["labels"]["a"][0], 1);
     }
 
     #[test]

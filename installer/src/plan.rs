@@ -1,13 +1,15 @@
 //! From what the host is to what it should be. Touches nothing.
 
 use anyhow::{Result, anyhow, bail, ensure};
-use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE};
+use protocol::argv;
+use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE, TRIAL};
 
 use crate::config::{Config, is_within};
 use crate::host::{COMPOSER_MODE, Deleted, Directory, HOST_DIR_MODE, Host, SETTINGS_MODE, Shipped};
 use crate::memory::{Found, Memory};
 use crate::step::Step;
 use crate::sysctl::Sysctl;
+use crate::trial::Trial;
 
 /// What makes `host` collect. Nothing, if it does already.
 ///
@@ -25,6 +27,11 @@ pub fn install(host: &Host, config: &Config) -> Result<Vec<Step>> {
     if let Directory::Present { stranger: Some(uid), .. } = host.dir {
         bail!("{} belongs to uid {uid}, who could replace what root runs", config.host_dir);
     }
+    ensure!(
+        *looked(&host.executes)?,
+        "{} is where nothing is executed: its file system is mounted noexec",
+        config.host_dir
+    );
     let memory = memory(host, config)?;
     steps.extend(host.leftovers.iter().cloned().map(Step::RemoveFile));
     steps.extend(missing(&host.dir).iter().cloned().map(Step::MakeDir));
@@ -50,6 +57,11 @@ pub fn install(host: &Host, config: &Config) -> Result<Vec<Step>> {
         if from != to {
             steps.push(Step::Set { sysctl: *sysctl, from: from.to_owned(), to: to.clone() });
         }
+    }
+    match looked(&host.trial)? {
+        Trial::NoKernel => {}
+        Trial::Passed if !steps.contains(&Step::CopyComposer) => {}
+        Trial::Passed | Trial::Untried | Trial::Outdated | Trial::Failed(_) => steps.push(Step::Try),
     }
     Ok(steps)
 }
@@ -94,6 +106,10 @@ fn memory(host: &Host, config: &Config) -> Result<Memory> {
     }
     for (sysctl, wanted) in &config.sysctls {
         let now = value(host, *sysctl)?;
+        ensure!(
+            host.memory.is_some() || config.names_composer(now) || !argv::is_of_an_installer(now),
+            "{sysctl} is {now:?}: this node is held by a collector in another host_dir, which has to give it back first"
+        );
         let before = if is_orphan(host, config, *sysctl, now) { sysctl.kernel_default() } else { now };
         memory.note_sysctl(*sysctl, before, wanted);
     }
@@ -147,6 +163,9 @@ pub fn uninstall(host: &Host, config: &Config) -> Vec<Step> {
     }
     if host.settings != Ok(Shipped::Missing) {
         steps.push(Step::RemoveFile(config.host_dir.join(COMPOSER_SETTINGS)));
+    }
+    if !matches!(host.trial, Ok(Trial::NoKernel | Trial::Untried)) {
+        steps.push(Step::RemoveFile(config.host_dir.join(TRIAL)));
     }
     steps.extend(given_back(host, config, &memory));
     // The directory of the memory, and those around it, go after the memory;
@@ -246,12 +265,14 @@ mod tests {
         Host {
             memory: None,
             dir: Directory::Missing { missing: vec![path("/opt/x")] },
+            executes: Ok(true),
             ours: Ok(()),
             composer: Ok(Shipped::Missing),
             settings: Ok(Shipped::Missing),
             leftovers: vec![],
             spool: Ok(Directory::Missing { missing: vec![path("/dumps"), path("/dumps/spool")] }),
             sysctls: sysctls("0", "core", "0").into_iter().collect(),
+            trial: Ok(Trial::Untried),
         }
     }
 
@@ -260,12 +281,14 @@ mod tests {
         Host {
             memory: Some(memory(&bare(), &config()).unwrap()),
             dir: present(0o711, 0, false),
+            executes: Ok(true),
             ours: Ok(()),
             composer: Ok(OURS),
             settings: Ok(Shipped::Present { mode: 0o600, stranger: None, same: true }),
             leftovers: vec![],
             spool: Ok(present(0o2770, 7, true)),
             sysctls: sysctls("256", &pattern(), "2").into_iter().collect(),
+            trial: Ok(Trial::Passed),
         }
     }
 
@@ -297,6 +320,7 @@ mod tests {
                 set(Sysctl::CorePipeLimit, "0", "256"),
                 set(Sysctl::CorePattern, "core", &pattern()),
                 set(Sysctl::SuidDumpable, "0", "2"),
+                Step::Try,
             ]
         );
     }
@@ -311,6 +335,7 @@ mod tests {
                 set(Sysctl::CorePipeLimit, "256", "0"),
                 Step::RemoveComposer(path("/opt/x/composer")),
                 Step::RemoveFile(path("/opt/x/composer.yaml")),
+                Step::RemoveFile(path("/opt/x/trial.json")),
                 Step::RemoveDir(path("/dumps/spool")),
                 Step::RemoveDir(path("/dumps")),
                 Step::Forget,
@@ -325,7 +350,7 @@ mod tests {
         let mut host = installed();
         host.sysctls.insert(Sysctl::CorePattern, Ok("|/other %p".into()));
         host.composer = Ok(Shipped::Missing);
-        let repair = [Step::CopyComposer, set(Sysctl::CorePattern, "|/other %p", &pattern())];
+        let repair = [Step::CopyComposer, set(Sysctl::CorePattern, "|/other %p", &pattern()), Step::Try];
         assert_eq!(install(&host), repair);
     }
 
@@ -389,7 +414,7 @@ mod tests {
         let host = Host { memory: Some(memory), ..installed() };
         assert_eq!(install(&host), []);
         assert_eq!(
-            uninstall(&host, &config())[5..],
+            uninstall(&host, &config())[6..],
             [
                 Step::GiveBackMode(path("/dumps/spool"), 0o750),
                 Step::GiveBackGroup(path("/dumps/spool"), 5),
@@ -432,7 +457,7 @@ mod tests {
         let mut host = installed();
         host.composer = Ok(Shipped::Present { mode: 0o755, stranger: Some(1000), same: true });
         host.settings = Ok(Shipped::Present { mode: 0o600, stranger: Some(1000), same: true });
-        assert_eq!(install(&host), [Step::WriteSettings, Step::CopyComposer]);
+        assert_eq!(install(&host), [Step::WriteSettings, Step::CopyComposer, Step::Try]);
         host.dir = Directory::Present { mode: 0o711, stranger: Some(1000), gid: 0, empty: false };
         let err = super::install(&host, &config()).unwrap_err().to_string();
         assert_eq!(err, "/opt/x belongs to uid 1000, who could replace what root runs");
@@ -456,10 +481,13 @@ mod tests {
         };
         assert_eq!(after(|step| matches!(step, Step::Remember(_))), steps);
         let pattern = set(Sysctl::CorePattern, "core", &pattern());
-        assert_eq!(after(|step| *step == Step::CopyComposer), [pattern]);
+        assert_eq!(after(|step| *step == Step::CopyComposer), [pattern, Step::Try]);
         let suid = set(Sysctl::SuidDumpable, "0", "2");
-        assert_eq!(after(|step| matches!(step, Step::Set { sysctl: Sysctl::CorePattern, .. })), [suid]);
-        assert_eq!(after(|step| *step == Step::OpenSpool), []);
+        assert_eq!(
+            after(|step| matches!(step, Step::Set { sysctl: Sysctl::CorePattern, .. })),
+            [suid, Step::Try]
+        );
+        assert_eq!(after(|step| *step == Step::OpenSpool), [Step::Try]);
     }
 
     #[test]
@@ -498,6 +526,14 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_is_tried_until_it_runs_the_composer_that_is_there() {
+        for trial in [Trial::Untried, Trial::Outdated, Trial::Failed("seccomp".into())] {
+            assert_eq!(install(&Host { trial: Ok(trial), ..installed() }), [Step::Try]);
+        }
+        assert_eq!(install(&Host { trial: Ok(Trial::NoKernel), ..installed() }), []);
+    }
+
+    #[test]
     fn there_is_no_plan_for_what_is_in_the_way() {
         let host = Host { spool: Ok(Directory::Deleted), ..bare() };
         let err = super::install(&host, &config()).unwrap_err();
@@ -505,6 +541,19 @@ mod tests {
         let host = Host { spool: Ok(Directory::Other), ..bare() };
         let err = super::install(&host, &config()).unwrap_err();
         assert_eq!(err.to_string(), "/dumps/spool is not a directory");
+        let host = Host { executes: Ok(false), ..bare() };
+        let err = super::install(&host, &config()).unwrap_err();
+        assert!(err.to_string().contains("mounted noexec"), "{err}");
+        let others = argv::CorePattern::piping_to(&path("/elsewhere/composer")).unwrap().as_str().to_owned();
+        let mut host = bare();
+        host.sysctls.insert(Sysctl::CorePattern, Ok(others));
+        let err = super::install(&host, &config()).unwrap_err().to_string();
+        assert!(err.contains("|/elsewhere/composer P%P") && err.contains("in another host_dir"), "{err}");
+        // One that takes a node of ours is drift like any other's.
+        host = Host { sysctls: host.sysctls, ..installed() };
+        host.sysctls.insert(Sysctl::CorePipeLimit, Ok("256".into()));
+        host.sysctls.insert(Sysctl::SuidDumpable, Ok("2".into()));
+        assert!(matches!(&install(&host)[..], [Step::Set { sysctl: Sysctl::CorePattern, .. }]));
         let mut host = bare();
         host.sysctls.insert(Sysctl::CorePattern, Err("reading it: no such file".into()));
         assert_eq!(super::install(&host, &config()).unwrap_err().to_string(), "reading it: no such file");

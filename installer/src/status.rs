@@ -1,7 +1,6 @@
 //! Is this node collecting, and if not, exactly why? Changes nothing.
 
 use anyhow::{Context, Result, bail};
-use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, access};
 use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE};
 use serde::Serialize;
@@ -10,6 +9,7 @@ use crate::change::say;
 use crate::host::{self, Deleted, Directory, HOST_DIR_MODE, Node, SETTINGS_MODE, Shipped};
 use crate::plan::is_shared;
 use crate::sysctl::Sysctl;
+use crate::trial::{self, Trial};
 
 /// All checks.
 #[derive(Debug, Serialize)]
@@ -33,6 +33,16 @@ pub struct Check {
 
 /// Checks everything, whatever the outcome of the rest.
 pub fn of(node: &Node) -> Status {
+    let mut status = at_rest(node);
+    match trial::known(node) {
+        Ok(Trial::NoKernel) => {}
+        trial => status.checks.push(check("kernel", trial.and_then(tried))),
+    }
+    status.sum_up()
+}
+
+/// Checks everything that can be seen without a crash.
+pub fn at_rest(node: &Node) -> Status {
     let mut checks = vec![
         check("host_dir", host_dir(node)),
         check("composer", composer(node)),
@@ -42,7 +52,13 @@ pub fn of(node: &Node) -> Status {
     for (sysctl, wanted) in &node.config.sysctls {
         checks.push(check(sysctl.name(), value(node, *sysctl, wanted)));
     }
-    Status { collecting: checks.iter().all(|check| check.ok), checks }
+    Status { collecting: false, checks }.sum_up()
+}
+
+impl Status {
+    fn sum_up(self) -> Status {
+        Status { collecting: self.checks.iter().all(|check| check.ok), ..self }
+    }
 }
 
 /// Prints the status for a person, or as JSON.
@@ -113,19 +129,11 @@ fn composer(node: &Node) -> Result<String> {
         Shipped::Present { same: false, .. } => {
             bail!("{path} is not the composer of this installer's version")
         }
-        Shipped::Present { same: true, .. } if !runs_from(node)? => {
-            bail!("{path} is on a file system from which nothing is executed (noexec)")
+        Shipped::Present { same: true, .. } if !host::executes(node)? => {
+            bail!("{path} is where nothing is executed: its file system is mounted noexec")
         }
         Shipped::Present { same: true, .. } => Ok(format!("{path} is of this version")),
     }
-}
-
-/// Whether the host executes what is in the host directory: ours is mounted with
-/// the flags of the host's.
-fn runs_from(node: &Node) -> Result<bool> {
-    let dir = node.root.locate(&node.config.host_dir);
-    let disk = statvfs(&dir).with_context(|| format!("asking how {} is mounted", dir.display()))?;
-    Ok(!disk.flags().contains(FsFlags::ST_NOEXEC))
 }
 
 fn settings(node: &Node) -> Result<String> {
@@ -165,4 +173,15 @@ fn value(node: &Node, sysctl: Sysctl, wanted: &str) -> Result<String> {
         bail!("is {found:?} and should be {wanted:?}");
     }
     Ok(format!("is {found:?}"))
+}
+
+/// Whether the kernel was seen to run it.
+fn tried(trial: Trial) -> Result<String> {
+    match trial {
+        Trial::Passed => Ok("runs the composer".to_owned()),
+        Trial::Failed(why) => bail!(why),
+        Trial::NoKernel | Trial::Untried | Trial::Outdated => {
+            bail!("was not yet seen to run this composer")
+        }
+    }
 }

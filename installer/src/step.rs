@@ -13,8 +13,8 @@ use crate::sysctl::Sysctl;
 pub enum Step {
     /// Make a directory.
     MakeDir(HostPath),
-    /// Remove a file: something temporary of an installer that was killed, or
-    /// the composer's settings.
+    /// Remove a file: something temporary of an installer that was killed, the
+    /// composer's settings, or what came of a trial.
     RemoveFile(HostPath),
     /// Write down what was there before.
     Remember(Memory),
@@ -35,6 +35,8 @@ pub enum Step {
         /// What it becomes.
         to: String,
     },
+    /// See whether the kernel runs the composer.
+    Try,
     /// Leave alone what somebody else has set since.
     Leave {
         /// Which.
@@ -59,6 +61,9 @@ pub enum Step {
 impl Step {
     /// Whether this must not be done if `failed` could not be.
     pub fn needs(&self, failed: &Step) -> bool {
+        if *self == Step::Try {
+            return true;
+        }
         let sets = |one| matches!(self, Step::Set { sysctl, .. } if *sysctl == one);
         match failed {
             // No change without memory,
@@ -89,6 +94,7 @@ impl fmt::Display for Step {
             Step::CopyComposer => write!(f, "put our {COMPOSER} into place"),
             Step::OpenSpool => write!(f, "give the spool its group and mode {SPOOL_MODE:o}"),
             Step::Set { sysctl, from, to } => write!(f, "set {sysctl} to {to:?} (was {from:?})"),
+            Step::Try => write!(f, "crash a child of our own, to see that the kernel runs the {COMPOSER}"),
             Step::Leave { sysctl, found } => {
                 write!(f, "leave {sysctl} alone: somebody else has set it to {found:?}")
             }

@@ -46,7 +46,8 @@ impl Sysctl {
         }
     }
 
-    fn path(self, dir: &Path) -> PathBuf {
+    /// The file that it is, below `dir`.
+    pub fn path(self, dir: &Path) -> PathBuf {
         let (group, name) = self.parts();
         // A pod may have the single files mounted side by side, which takes no
         // privilege, instead of all of /proc/sys, which does.

@@ -18,6 +18,7 @@ use crate::host::{Deleted, Node};
 use crate::lock::Busy;
 use crate::step::Step;
 use crate::sysctl::Sysctl;
+use crate::trial::Failed;
 
 /// Installs, then repairs until told to end. What it did stays: the end of a
 /// pod is no uninstall, or each update would open a window without dumps. Only
@@ -54,6 +55,8 @@ pub fn run(node: &Node, daemon_set: Option<&DaemonSet>) -> Result<()> {
         Some(Verdict::Leave(why)) => {
             info!("giving this node back: {why}");
             uninstall(node, |did| info!("{did}"))?;
+            // Who removes us listens for this.
+            info!("this node is what it was before");
         }
     }
     Ok(())
@@ -87,7 +90,9 @@ impl Watch<'_> {
                 (self.installed, self.trouble) = (true, None);
                 self.drift.clear();
             }
-            Err(err) if err.is::<Deleted>() || !(self.installed || err.is::<Busy>()) => return Err(err),
+            // Whose trial failed once may pass the next; the rest is in place.
+            Err(err) if err.is::<Deleted>() => return Err(err),
+            Err(err) if !(self.installed || err.is::<Busy>() || err.is::<Failed>()) => return Err(err),
             Err(err) => self.complain(format!("{err:#}")),
         }
         Ok(())
@@ -127,6 +132,7 @@ fn repaired(step: &Step) {
         }
         // Of an installer that was killed, which is nobody else.
         Step::RemoveFile(_) => info!("tidied up: {step}"),
+        Step::Try => info!("the kernel was seen to run the composer"),
         step => warn!("somebody changed this node: had to {step}"),
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::host::HostPath;
+use crate::host::{COMPOSER, HostPath};
 use crate::text::Text;
 
 /// What we ask the kernel to tell us (core(5), "Naming of core dump files").
@@ -82,6 +82,16 @@ impl fmt::Display for CorePattern {
 /// the pattern and with whichever specifiers.
 pub fn helper(pattern: &str) -> Option<&str> {
     pattern.strip_prefix('|')?.split(|c: char| c.is_ascii_whitespace()).next()
+}
+
+/// Whether an installer of this version wrote a `kernel.core_pattern`, wherever it
+/// has put its composer.
+pub fn is_of_an_installer(pattern: &str) -> bool {
+    let mut words = pattern.split(' ');
+    let helper = words
+        .next()
+        .is_some_and(|helper| helper.starts_with('|') && helper.ends_with(&format!("/{COMPOSER}")));
+    helper && words.eq(SPECIFIERS)
 }
 
 /// What the kernel said about a crash. Each part is absent if the kernel did

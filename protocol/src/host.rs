@@ -22,6 +22,8 @@ pub const COMPOSER: &str = "composer";
 pub const COMPOSER_SETTINGS: &str = "composer.yaml";
 /// What the installer found before it changed anything.
 pub const STATE: &str = "state.json";
+/// Whether the kernel was seen to run the composer.
+pub const TRIAL: &str = "trial.json";
 
 /// A path as the host's kernel would resolve it. You cannot open one: inside
 /// our container it names some other file, or none.

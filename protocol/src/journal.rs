@@ -128,6 +128,8 @@ pub enum Skip {
     RateLimit,
     /// As many others were being written as may be, for too long.
     Busy,
+    /// It was a [`trial`](crate::trial) of the installer's.
+    Trial,
     /// A reason of a later version.
     #[serde(untagged)]
     Other(String),
@@ -147,6 +149,7 @@ impl Skip {
         Skip::SpoolFull,
         Skip::RateLimit,
         Skip::Busy,
+        Skip::Trial,
     ];
 
     /// The word in the journal.
@@ -160,6 +163,7 @@ impl Skip {
             Skip::SpoolFull => "spool_full",
             Skip::RateLimit => "rate_limit",
             Skip::Busy => "busy",
+            Skip::Trial => "trial",
             Skip::Other(reason) => reason,
         }
     }

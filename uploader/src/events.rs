@@ -169,6 +169,7 @@ impl Event {
                 | Skip::Label
                 | Skip::Annotation
                 | Skip::Busy
+                | Skip::Trial
                 | Skip::Other(_) => {
                     return None;
                 }
@@ -295,7 +296,7 @@ mod tests {
             let event = told(&line(outcome)).unwrap();
             assert_eq!((event.reason, event.message), (reason, format!("{died}{what}")));
         }
-        for as_wanted in [Skip::NotAPod, Skip::Namespace, Skip::Label, Skip::Annotation] {
+        for as_wanted in [Skip::NotAPod, Skip::Namespace, Skip::Label, Skip::Annotation, Skip::Trial] {
             assert!(told(&line(skipped(as_wanted))).is_none());
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 use protocol::host::SPOOL_MODE;
-use protocol::journal::{Line, lines};
+use protocol::journal::{self, Line, lines};
 use protocol::manifest::{FILE_NAME, Manifest};
 use protocol::spool::{Entry, Spool, State};
 use tempfile::TempDir;
@@ -100,6 +100,13 @@ impl Node {
         let mut command = Command::new(dist().join("installer"));
         command.args(args).arg("--config").arg(self.installer_yaml()).args(["--host-root", "/"]);
         command
+    }
+
+    /// Makes this machine collect. What is in the journal from then on, crashes of
+    /// the test have made.
+    pub fn install(&self) {
+        run(&mut self.installer(["install"]));
+        fs::remove_file(self.spool_dir().join(journal::FILE_NAME)).expect("a trial is in the journal");
     }
 
     /// The uploader with this node's settings, and the pair of the store.

@@ -17,7 +17,7 @@ use super::volume::{Kind, Volume, free};
 use crate::crash::Crasher;
 use crate::kernel::{Kernel, Log};
 use crate::memory::{Fill, Memory};
-use crate::node::{self, Node};
+use crate::node::Node;
 use crate::store::{Fault, Store};
 use crate::wait_for;
 
@@ -211,7 +211,7 @@ impl Harmed {
         let (kernel, log) = (Kernel::lock(), Log::from_now());
         let (node, store) = (Node::new(&settings), Store::temporary(BUCKET));
         let volume = Volume::new(kind, &node.spool_dir());
-        node::run(&mut node.installer(["install"]));
+        node.install();
         node.upload_to(&store, BUCKET, "part_size: 5MiB\n");
         let uploader = Uploader::start(&node);
         let kernel = Some(kernel);

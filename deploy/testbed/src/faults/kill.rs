@@ -18,7 +18,7 @@ use super::dump::{Kind, judge};
 use crate::crash::Crasher;
 use crate::kernel::Kernel;
 use crate::memory::{Fill, Memory, noise};
-use crate::node::{self, Node};
+use crate::node::Node;
 use crate::store::Store;
 use crate::wait_for;
 
@@ -47,7 +47,7 @@ struct Crash {
 /// moments can be the same.
 pub fn kill_anywhere(runs: usize, seed: u64) -> Tally {
     let (kernel, node, store) = (Kernel::lock(), Node::new(""), Store::temporary(BUCKET));
-    node::run(&mut node.installer(["install"]));
+    node.install();
     node.upload_to(&store, BUCKET, "part_size: 5MiB\n");
     let mut uploader = Uploader::start(&node);
     let mut crashes = Vec::new();

@@ -12,7 +12,7 @@ use super::kill::by_pid;
 use crate::crash::Crasher;
 use crate::kernel::Kernel;
 use crate::memory::{Fill, Memory};
-use crate::node::{self, Node};
+use crate::node::Node;
 use crate::store::Store;
 use crate::wait_for;
 
@@ -27,7 +27,7 @@ const MOST_KIB: u64 = 64 << 10;
 pub fn gibibytes(dumps: usize) -> Tally {
     let settings = "composer: {compression: store}";
     let (kernel, node, store) = (Kernel::lock(), Node::new(settings), Store::temporary(BUCKET));
-    node::run(&mut node.installer(["install"]));
+    node.install();
     // One worker is for what is small.
     node.upload_to(&store, BUCKET, &format!("parallel: {}\n", dumps + 1));
     let mut victims = Vec::new();

@@ -18,7 +18,7 @@ use super::kill::{Dice, by_pid};
 use crate::crash::Crasher;
 use crate::kernel::Kernel;
 use crate::memory::{Fill, Memory};
-use crate::node::{self, Dump, Node, program};
+use crate::node::{Dump, Node, program};
 use crate::store::Store;
 use crate::wait_for;
 
@@ -80,7 +80,7 @@ struct Stranger {
 /// uploader ships them. `seed` makes the same names again.
 pub fn hostile_names(runs: usize, seed: u64) -> Tally {
     let (kernel, node, store) = (Kernel::lock(), Node::new(""), Store::temporary(BUCKET));
-    node::run(&mut node.installer(["install"]));
+    node.install();
     node.upload_to(&store, BUCKET, "");
     let dir = node.path().join("strangers");
     fs::create_dir(&dir).expect("a directory for them");

@@ -15,7 +15,7 @@ use super::kill::by_pid;
 use crate::crash::Crasher;
 use crate::kernel::Kernel;
 use crate::memory::{Fill, Memory};
-use crate::node::{self, Node};
+use crate::node::Node;
 use crate::store::Store;
 use crate::wait_for;
 
@@ -59,7 +59,7 @@ impl Usage {
 /// first.
 pub fn in_a_row(crashes: usize) -> Tally {
     let (kernel, node, store) = (Kernel::lock(), Node::new(""), Store::temporary(BUCKET));
-    node::run(&mut node.installer(["install"]));
+    node.install();
     node.upload_to(&store, BUCKET, "listen: 127.0.0.1:0\n");
     let uploader = Uploader::start(&node);
     let memory = Memory { fill: Fill::Mixed, length: MIB << 20 };

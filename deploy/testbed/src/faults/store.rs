@@ -15,7 +15,7 @@ use super::Tally;
 use super::daemon::Uploader;
 use crate::crash::Crasher;
 use crate::kernel::Kernel;
-use crate::node::{self, Node};
+use crate::node::Node;
 use crate::store::{Fault, Operation, REGION, Request, Store};
 use crate::wait_for;
 
@@ -98,7 +98,7 @@ fn suffer(harms: &[(&'static str, Harm)], lasting: Duration) -> Vec<Tally> {
 /// A node on which something has crashed.
 fn crash() -> Node {
     let (kernel, node) = (Kernel::lock(), Node::new(""));
-    node::run(&mut node.installer(["install"]));
+    node.install();
     for mib in CORES {
         Crasher::start(["--heap-mb", &mib.to_string(), "--fill", "random"]).crash();
     }

@@ -14,7 +14,7 @@ use super::dump::{Kind, judge};
 use crate::crash::Crasher;
 use crate::kernel::Kernel;
 use crate::memory::{Fill, Memory};
-use crate::node::{self, Node};
+use crate::node::Node;
 use crate::wait_for;
 
 const MIB: usize = 20;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// So many processes of 20 MiB crash at the same time.
 pub fn at_once(processes: usize) -> Tally {
     let (kernel, node) = (Kernel::lock(), Node::new(""));
-    node::run(&mut node.installer(["install"]));
+    node.install();
     let mut crashers: Vec<_> =
         (0..processes).map(|_| Crasher::start(["--heap-mb", &MIB.to_string(), "--fill", "mixed"])).collect();
     let before = available_mib();
@@ -79,7 +79,7 @@ pub fn at_once(processes: usize) -> Tally {
 pub fn in_a_loop(times: usize) -> Tally {
     let settings = format!("composer: {{keep_free: 64MiB, rate_limit: {{burst: {BURST}, every: 1h}}}}");
     let (kernel, node) = (Kernel::lock(), Node::new(&settings));
-    node::run(&mut node.installer(["install"]));
+    node.install();
     let mut tally = Tally { case: "crash loop", runs: times, ..Tally::default() };
     let mut pids = Vec::new();
     for _ in 0..times {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use protocol::journal::{Outcome, Skip};
 use protocol::spool::State;
 use testbed::kernel::{Kernel, Sysctl};
 use testbed::node::{self, Node};
@@ -34,6 +35,9 @@ fn uninstalling_gives_the_kernel_back_what_it_had() {
     assert!(Sysctl::CorePattern.read().starts_with(&format!("|{}/composer ", node.host_dir().display())));
     assert_eq!((Sysctl::CorePipeLimit.read(), Sysctl::SuidDumpable.read()), ("256".into(), "2".into()));
     node::run(&mut node.installer(["status"]));
+    let [trial] = &node.journal()[..] else { panic!("{:?}", node.journal()) };
+    assert_eq!(trial.outcome, Outcome::Skipped { reason: Skip::Trial });
+    assert!(node.spool().list().unwrap().is_empty(), "and no dump");
     node::run(&mut node.installer(["uninstall"]));
     assert_eq!(Sysctl::ALL.map(Sysctl::read), before);
     assert!(!node.host_dir().join("composer").exists());
@@ -104,6 +108,70 @@ fn a_composer_is_replaced_while_it_runs_and_both_do_their_work() {
     }
 }
 
+/// A program that the kernel does not execute, beside our installer.
+fn shipped_with(composer: &[u8]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    fs::copy(node::dist().join("installer"), dir.path().join("installer")).unwrap();
+    fs::write(dir.path().join("composer"), composer).unwrap();
+    dir
+}
+
+#[test]
+fn a_node_whose_kernel_does_not_run_the_composer_is_what_it_was_and_says_why() {
+    let node = Node::new("suid_dumpable: 2\n");
+    let kernel = Kernel::lock();
+    kernel.set(Sysctl::CorePattern, "/var/crash/core.%e.%p");
+    let before = Sysctl::ALL.map(Sysctl::read);
+    // A node that is a container has directories that the kernel would look for in vain.
+    let root = tempfile::tempdir_in("/tmp").unwrap();
+    for dir in [node.host_dir(), node.spool_dir()] {
+        fs::create_dir_all(root.path().join(dir.strip_prefix("/").unwrap())).unwrap();
+    }
+    let mut elsewhere = Command::new(node::dist().join("installer"));
+    elsewhere.args(["install", "--config"]).arg(node.installer_yaml()).arg("--host-root").arg(root.path());
+    // Another processor's.
+    let stranger = shipped_with(b"\x7fELF\x02\x01\x01 of another machine");
+    let mut install = Command::new(stranger.path().join("installer"));
+    install.args(["run", "--config"]).arg(node.installer_yaml());
+    for command in [&mut elsewhere, &mut install] {
+        let (done, said) = output(command);
+        assert!(
+            !done && said.contains("the kernel does not run") && said.contains("what it was before"),
+            "{said}"
+        );
+        assert_eq!(Sysctl::ALL.map(Sysctl::read), before);
+        assert!(!node.host_dir().join("composer").exists() && !node.host_dir().join("state.json").exists());
+    }
+    let host_dir = node.host_dir();
+    fs::create_dir_all(&host_dir).unwrap();
+    let _noexec = Mounted::bind(&host_dir, "noexec");
+    let (done, said) = output(&mut node.installer(["install"]));
+    assert!(!done && said.contains("mounted noexec"), "{said}");
+    assert!(fs::read_dir(&host_dir).unwrap().next().is_none(), "nothing was begun");
+}
+
+#[test]
+fn an_update_that_the_kernel_does_not_run_stays_until_one_comes_that_it_does() {
+    let node = Node::new("");
+    let kernel = Kernel::lock();
+    kernel.set(Sysctl::CorePattern, "core");
+    node.install();
+    let broken = shipped_with(b"\x7fELF\x02\x01\x01 of another machine");
+    let mut command = Command::new(broken.path().join("installer"));
+    command.args(["run", "--config"]).arg(node.installer_yaml());
+    let run = Running::start(command);
+    let mut status = Command::new(broken.path().join("installer"));
+    status.args(["status", "--config"]).arg(node.installer_yaml());
+    let said = wait_for("the reason", PATIENCE, || {
+        Some(output(&mut status)).filter(|(ok, said)| !ok && said.contains("the kernel does not run"))
+    });
+    assert!(said.1.contains("this node is not collecting: kernel: the kernel does not run"), "{said:?}");
+    let said = run.terminate();
+    assert!(said.contains("this node may not be collecting: the kernel does not run"), "{said}");
+    node::run(&mut node.installer(["install"]));
+    node::run(&mut node.installer(["status"]));
+}
+
 #[test]
 fn the_self_test_passes_where_crashes_are_collected_and_says_why_not_elsewhere() {
     let collecting = Collecting::new("");
@@ -117,7 +185,7 @@ fn the_self_test_passes_where_crashes_are_collected_and_says_why_not_elsewhere()
     let _noexec = Mounted::bind(&host_dir, "noexec");
     for command in ["status", "self-test"] {
         let (passed, said) = output(&mut node.installer([command]));
-        assert!(!passed && said.contains("nothing is executed (noexec)"), "{command}: {said}");
+        assert!(!passed && said.contains("mounted noexec"), "{command}: {said}");
     }
 }
 
@@ -127,6 +195,7 @@ fn what_the_uploader_left_in_the_spool_leads_the_composer_nowhere() {
     let spool = collecting.node.spool_dir();
     let target = collecting.node.path().join("target");
     fs::write(&target, "precious").unwrap();
+    // It may remove what is there, and put something else.
     symlink(&target, spool.join("crashes.jsonl")).unwrap();
     Crasher::start(["--heap-mb", "1"]).crash();
     assert_eq!(collecting.dump().manifest().core.truncated, None);

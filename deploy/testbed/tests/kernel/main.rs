@@ -39,7 +39,7 @@ struct Collecting {
 impl Collecting {
     fn new(settings: &str) -> Collecting {
         let collecting = Collecting { kernel: Kernel::lock(), node: Node::new(settings) };
-        node::run(&mut collecting.node.installer(["install"]));
+        collecting.node.install();
         collecting
     }
 
