@@ -2,6 +2,7 @@
 //! order of the code.
 
 use std::collections::hash_map::RandomState;
+use std::fs;
 use std::hash::BuildHasher;
 use std::io::Read;
 use std::num::NonZeroUsize;
@@ -15,13 +16,12 @@ use anyhow::{Context, anyhow};
 use jiff::{Timestamp, Unit};
 use nix::unistd::gethostname;
 use protocol::argv::Argv;
-use protocol::host::HostRoot;
+use protocol::host::{HostRoot, TRIAL_NAME};
 use protocol::journal::{self, Line, Outcome, Skip};
 use protocol::manifest::{self, Attribution, Core, Manifest, Truncation};
 use protocol::settings::{Capture, ComposerSettings, Compression};
 use protocol::spool::{DumpId, Part, Spool};
 use protocol::text::Text;
-use protocol::trial;
 
 use crate::account::Origin;
 use crate::dump::{self, DumpZip, Plan};
@@ -161,7 +161,7 @@ impl Dump<'_> {
     /// Whether there is to be a dump, as far as it can be known without asking
     /// anyone; waits until it is its turn.
     fn admit(&self, story: &mut Story) -> Result<Option<Turn>, Skip> {
-        if trial::is_one(self.argv) {
+        if self.is_trial() {
             return Err(Skip::Trial);
         }
         if *self.place == Place::Host {
@@ -185,6 +185,12 @@ impl Dump<'_> {
                 Ok(None)
             }
         }
+    }
+
+    /// Whether the installer made it, which then has its name beside us.
+    fn is_trial(&self) -> bool {
+        let name = settings::path().and_then(|path| fs::read(path.with_file_name(TRIAL_NAME)));
+        name.is_ok_and(|name| self.argv.comm.as_ref().is_some_and(|comm| comm.as_bytes() == name))
     }
 
     /// Where it ran, as far as that is known without asking anyone. A process

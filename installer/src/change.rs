@@ -11,19 +11,19 @@ use crate::host::{Directory, Host, Node, observe};
 use crate::lock::{Lock, PATIENCE};
 use crate::plan;
 use crate::step::Step;
-use crate::trial::Failed;
+use crate::trial::NotRun;
 
 /// Makes the host collect, whatever fails on the way, and tells `did` about
 /// each thing it had to do. Waits for other installers as long as `patience`.
 ///
-/// A host that was not ours, and whose kernel does not run the composer, is given
-/// back: whoever collected its cores before is to go on.
+/// A host on which no trial has ever passed is given back if anything fails:
+/// whoever collected its cores before is to go on.
 ///
 /// # Errors
 /// [`Busy`](crate::lock::Busy), [`Deleted`](crate::host::Deleted), whatever
 /// leaves no plan, or all the steps that failed. The next attempt goes on from
-/// there. [`Failed`] if the kernel does not run the composer of a host that was
-/// ours, and stays so.
+/// there. [`NotRun`] if all is in place, and the kernel, which ran a composer here
+/// before, was not seen to run this one.
 pub fn install(node: &Node, patience: Duration, mut did: impl FnMut(&Step)) -> Result<()> {
     let Some((_lock, host)) = lock(node, patience)? else { return Ok(()) };
     let mut undone: Vec<Step> = Vec::new();
@@ -41,21 +41,25 @@ pub fn install(node: &Node, patience: Duration, mut did: impl FnMut(&Step)) -> R
             }
         }
     }
-    // Which nothing is tried after, nor without all the rest.
-    if let Some(failed) = failures.pop_if(|err| err.is::<Failed>()) {
-        return Err(if host.memory.is_none() { given_back(node, failed) } else { failed });
+    let Some(failure) = together(failures) else { return Ok(()) };
+    if host.trial.is_proven(host.memory.is_some()) {
+        return Err(failure);
     }
-    let failures: Vec<String> = failures.iter().map(|err| format!("{err:#}")).collect();
-    ensure!(failures.is_empty(), "not everything could be done: {}", failures.join("; "));
-    Ok(())
+    let given_back = observe(node).and_then(|host| plan::retreat(&host, &node.config));
+    Err(match given_back.and_then(|steps| give_back(node, steps, |_| ())) {
+        Ok(()) => anyhow!("{failure}; this node is what it was before"),
+        Err(err) => anyhow!("{failure}; {err:#}"),
+    })
 }
 
-/// Gives back a host that we cannot collect on, and says why we cannot.
-fn given_back(node: &Node, failed: Error) -> Error {
-    match give_back(node, |_| ()) {
-        Ok(()) => anyhow!("{failed}; this node is what it was before"),
-        Err(err) => anyhow!("{failed}; {err:#}"),
+/// All that failed.
+fn together(mut failures: Vec<Error>) -> Option<Error> {
+    // Without all the rest it is not tried.
+    if let Some(not_run) = failures.pop_if(|err| err.is::<NotRun>()) {
+        return Some(not_run);
     }
+    let failures: Vec<String> = failures.iter().map(|err| format!("{err:#}")).collect();
+    (!failures.is_empty()).then(|| anyhow!("not everything could be done: {}", failures.join("; ")))
 }
 
 /// The host, locked; `None` if there is nothing to do.
@@ -92,18 +96,17 @@ fn lock(node: &Node, patience: Duration) -> Result<Option<(Lock, Host)>> {
 ///
 /// # Errors
 /// All that failed.
-pub fn uninstall(node: &Node, did: impl FnMut(&dyn Display)) -> Result<()> {
+pub fn uninstall(node: &Node, mut did: impl FnMut(&dyn Display)) -> Result<()> {
     // Without a directory there is nothing to lock, and nobody at work.
     let _lock = Lock::take(&node.root.locate(&node.config.host_dir), PATIENCE)?;
-    give_back(node, did)
-}
-
-/// Under the lock.
-fn give_back(node: &Node, mut did: impl FnMut(&dyn Display)) -> Result<()> {
-    let steps = plan::uninstall(&observe(node)?, &node.config);
+    let steps = plan::uninstall(&observe(node)?, &node.config)?;
     if steps.is_empty() {
         did(&"nothing is installed");
     }
+    give_back(node, steps, did)
+}
+
+fn give_back(node: &Node, steps: Vec<Step>, mut did: impl FnMut(&dyn Display)) -> Result<()> {
     let mut failures = Vec::new();
     for step in steps {
         // What could not be given back is remembered for the next attempt.

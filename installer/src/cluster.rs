@@ -17,7 +17,7 @@ use reqwest::blocking::Client;
 use reqwest::redirect::Policy;
 use serde::Deserialize;
 
-/// For all that is asked at the end. Some of the 30 seconds that Kubernetes
+/// For all that is asked at the end. Some of the 45 seconds that Kubernetes
 /// gives a pod has to be left for uninstalling.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// For one request; an API server of several may be down.

@@ -3,11 +3,13 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use protocol::journal::{Line, lines};
 use protocol::spool::Spool;
 
@@ -15,6 +17,8 @@ use crate::host::Node;
 
 /// The hidden command of the child.
 pub const COMMAND: &str = "crash";
+/// It is to leave no zombie: in a pod we are the first process.
+const PATIENCE_WITH_KILLED: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The child's part: dies under the name it was given.
@@ -36,22 +40,33 @@ pub fn seed() -> u64 {
 /// lets go of it, which is when the composer has closed the pipe.
 ///
 /// # Errors
-/// If it cannot be started, or is not gone after `patience`.
+/// If it cannot be started, ends in another way, or is not gone after `patience`.
 pub fn child(node: &Node, comm: &str, patience: Duration) -> Result<ExitStatus> {
     let deadline = Instant::now() + patience;
     // It needs no configuration, and must not stumble over that of others.
-    let mut child: Child = Command::new(&node.installer)
+    let mut child = Command::new(&node.installer)
         .args(["--config", "/dev/null", COMMAND, comm])
         .spawn()
         .context("starting a child to crash")?;
+    if let Some(status) = end_of(&mut child, deadline)? {
+        ensure!(
+            status.signal() == Some(Signal::SIGABRT as i32),
+            "the child was to crash and ended with {status}"
+        );
+        return Ok(status);
+    }
+    // Nothing is lost if it just died, and nothing gained if it cannot.
+    let _ = child.kill();
+    end_of(&mut child, Instant::now() + PATIENCE_WITH_KILLED)?;
+    bail!("the child was not gone after {patience:?}: the composer holds it; see `dmesg`")
+}
+
+/// How it ended, if it does until then.
+fn end_of(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>> {
     loop {
-        if let Some(status) = child.try_wait().context("waiting for the child")? {
+        let status = child.try_wait().context("waiting for the child")?;
+        if status.is_some() || Instant::now() > deadline {
             return Ok(status);
-        }
-        if Instant::now() > deadline {
-            // Nothing is lost if it just died, and nothing gained if it cannot.
-            let _ = child.kill();
-            bail!("the child was not gone after {patience:?}: the composer holds it; see `dmesg`");
         }
         thread::sleep(LOOK_EVERY);
     }

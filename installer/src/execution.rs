@@ -4,19 +4,23 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE, STATE, TRIAL};
+use anyhow::{Context, Result, bail, ensure};
+use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE, STATE, TRIAL, TRIAL_NAME};
 
 use crate::host::{COMPOSER_MODE, HOST_DIR_MODE, Node, SETTINGS_MODE, is_absence, temporary};
 use crate::step::Step;
 use crate::sysctl::Sysctl;
-use crate::trial;
+use crate::trial::{self, NotRun, Outcome, Record, Trial};
 
 /// What a host was before, and whether its kernel runs the composer, is no secret.
 const STATE_MODE: u32 = 0o644;
 /// The uploader has to get through to the spool.
 const DIR_MODE: u32 = 0o755;
+
+/// A trial costs the kernel's log two lines.
+const TRY_EVERY: Duration = Duration::from_secs(60);
 
 /// What became of a step that did not fail.
 #[derive(Debug)]
@@ -52,11 +56,8 @@ pub fn execute(node: &Node, step: &Step) -> Result<Done> {
         Step::Set { sysctl, from, to } => sysctl
             .write(&config.sysctl_dir, to)
             .with_context(|| format!("setting {sysctl}, which was {from:?}")),
-        Step::Try => {
-            let record = trial::make(node)?;
-            put(&node.place(TRIAL), STATE_MODE, &mut serde_json::to_vec(&record)?.as_slice())?;
-            record.failure.map_or(Ok(()), |why| Err(trial::Failed(why).into()))
-        }
+        Step::Doubt => write_down(node, Outcome::Pending, false),
+        Step::Try => attempt(node).map_err(|err| NotRun(format!("{err:#}")).into()),
         Step::RemoveComposer(composer) => {
             // The kernel would go on running it, and fail: every dump lost.
             let pattern = Sysctl::CorePattern.read(&config.sysctl_dir)?;
@@ -70,6 +71,31 @@ pub fn execute(node: &Node, step: &Step) -> Result<Done> {
         Step::Leave { .. } | Step::LeaveDir(_) => Ok(()),
     }?;
     Ok(Done::Done)
+}
+
+/// A trial, but for one that has just failed.
+fn attempt(node: &Node) -> Result<()> {
+    let known = trial::known(node);
+    if let Trial::Failed { why, ago, .. } = &known
+        && *ago < TRY_EVERY
+    {
+        bail!("{why}");
+    }
+    let name = trial::name();
+    put(&node.place(TRIAL_NAME), SETTINGS_MODE, &mut name.as_bytes())?;
+    let outcome = trial::make(node, &name);
+    remove_file(&node.place(TRIAL_NAME))?;
+    let outcome = outcome?;
+    write_down(node, outcome.clone(), known.is_proven(node.place(STATE).exists()))?;
+    if let Outcome::Failed(why) = outcome {
+        bail!(why);
+    }
+    Ok(())
+}
+
+fn write_down(node: &Node, outcome: Outcome, proven: bool) -> Result<()> {
+    let record = serde_json::to_vec(&Record::new(node, outcome, proven)?)?;
+    put(&node.place(TRIAL), STATE_MODE, &mut record.as_slice())
 }
 
 /// With its mode from the start, or somebody may open it before it has it.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::geteuid;
-use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, HostRoot, STATE, TRIAL};
+use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, HostRoot, STATE, TRIAL, TRIAL_NAME};
 
 use crate::config::Config;
 use crate::memory::Memory;
@@ -62,14 +63,14 @@ pub struct Host {
     pub composer: Result<Shipped, String>,
     /// Its settings, or why they cannot be looked at.
     pub settings: Result<Shipped, String>,
-    /// Temporary files of an installer that was killed.
+    /// What an installer that was killed would have removed.
     pub leftovers: Vec<HostPath>,
     /// The spool, or why it cannot be looked at.
     pub spool: Result<Directory, String>,
     /// The sysctls that are wanted or remembered, or why they cannot be read.
     pub sysctls: BTreeMap<Sysctl, Result<String, String>>,
-    /// Whether the kernel ran the composer, or why that is not known.
-    pub trial: Result<Trial, String>,
+    /// Whether the kernel ran the composer.
+    pub trial: Trial,
 }
 
 /// A directory of the host.
@@ -92,7 +93,7 @@ pub enum Directory {
         stranger: Option<u32>,
         /// Its group.
         gid: u32,
-        /// Whether there is nothing in it but leftovers.
+        /// Whether there is nothing in it but leftovers, and what came of a trial.
         empty: bool,
     },
 }
@@ -147,12 +148,13 @@ pub fn observe(node: &Node) -> Result<Host> {
         settings: text(settings(node)),
         leftovers: temporaries()
             .into_iter()
+            .chain([TRIAL_NAME.to_owned()])
             .filter(|name| node.place(name).symlink_metadata().is_ok())
             .map(|name| node.config.host_dir.join(&name))
             .collect(),
         spool: text(directory(node, &node.config.spool_dir)),
         sysctls: sysctls.map(|sysctl| (sysctl, text(sysctl.read(&node.config.sysctl_dir)))).collect(),
-        trial: text(trial::known(node)),
+        trial: trial::known(node),
         memory,
     })
 }
@@ -242,8 +244,10 @@ pub fn directory(node: &Node, dir: &HostPath) -> Result<Directory> {
         if meta.nlink() == 0 {
             return Ok(Directory::Deleted);
         }
-        let ours = |entry: &fs::DirEntry| temporaries().iter().any(|name| entry.file_name() == name.as_str());
-        let empty = fs::read_dir(&path)?.all(|entry| entry.is_ok_and(|entry| ours(&entry)));
+        let ours = temporaries().into_iter().chain([TRIAL, TRIAL_NAME].map(str::to_owned));
+        let ours: Vec<OsString> = ours.map(OsString::from).collect();
+        let empty =
+            fs::read_dir(&path)?.all(|entry| entry.is_ok_and(|entry| ours.contains(&entry.file_name())));
         let (mode, stranger) = (permissions(&meta), stranger(&meta));
         Ok(Directory::Present { mode, stranger, gid: meta.gid(), empty })
     };

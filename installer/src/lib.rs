@@ -149,7 +149,7 @@ fn obey(cli: Cli) -> Result<(), Failure> {
         Command::Status { json } => status::report(&status::of(&node), json)?,
         Command::SelfTest => selftest::run(&node)?,
         Command::Uninstall { dry_run: true } => {
-            plan::uninstall(&host::observe(&node)?, &node.config).iter().for_each(|step| say(step));
+            plan::uninstall(&host::observe(&node)?, &node.config)?.iter().for_each(|step| say(step));
         }
         Command::Uninstall { dry_run: false } => change::uninstall(&node, say)?,
         Command::Crash { comm } => crash::die(&comm)?,

@@ -1,5 +1,7 @@
 //! From what the host is to what it should be. Touches nothing.
 
+use std::time::Duration;
+
 use anyhow::{Result, anyhow, bail, ensure};
 use protocol::argv;
 use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE, TRIAL};
@@ -10,6 +12,10 @@ use crate::memory::{Found, Memory};
 use crate::step::Step;
 use crate::sysctl::Sysctl;
 use crate::trial::Trial;
+
+/// A node on which the kernel was seen not to run the composer: each try takes the
+/// crashes of some seconds from whoever collects them there.
+const LEAVE_ALONE: Duration = Duration::from_secs(3600);
 
 /// What makes `host` collect. Nothing, if it does already.
 ///
@@ -28,13 +34,23 @@ pub fn install(host: &Host, config: &Config) -> Result<Vec<Step>> {
         bail!("{} belongs to uid {uid}, who could replace what root runs", config.host_dir);
     }
     ensure!(
-        *looked(&host.executes)?,
+        host.memory.is_some() || *looked(&host.executes)?,
         "{} is where nothing is executed: its file system is mounted noexec",
         config.host_dir
     );
+    if let Trial::Failed { why, ago, .. } = &host.trial
+        && host.memory.is_none()
+        && *ago < LEAVE_ALONE
+    {
+        bail!("{why}; this node is left alone for an hour, or until it has booted or has another composer");
+    }
+    check_holder(host, config)?;
     let memory = memory(host, config)?;
     steps.extend(host.leftovers.iter().cloned().map(Step::RemoveFile));
     steps.extend(missing(&host.dir).iter().cloned().map(Step::MakeDir));
+    if host.memory.is_none() && matches!(host.trial, Trial::Untried | Trial::Outdated { proven: true }) {
+        steps.push(Step::Doubt);
+    }
     if host.memory.as_ref() != Some(&memory) {
         steps.push(Step::Remember(memory));
     }
@@ -58,12 +74,21 @@ pub fn install(host: &Host, config: &Config) -> Result<Vec<Step>> {
             steps.push(Step::Set { sysctl: *sysctl, from: from.to_owned(), to: to.clone() });
         }
     }
-    match looked(&host.trial)? {
-        Trial::NoKernel => {}
-        Trial::Passed if !steps.contains(&Step::CopyComposer) => {}
-        Trial::Passed | Trial::Untried | Trial::Outdated | Trial::Failed(_) => steps.push(Step::Try),
+    if !matches!(host.trial, Trial::NoKernel | Trial::Passed) {
+        steps.push(Step::Try);
     }
     Ok(steps)
+}
+
+/// Refuses a node that a collector in another `host_dir` holds: what was there
+/// before it, it alone knows.
+fn check_holder(host: &Host, config: &Config) -> Result<()> {
+    let now = value(host, Sysctl::CorePattern).unwrap_or_default();
+    ensure!(
+        host.memory.is_some() || config.names_composer(now) || !argv::is_of_an_installer(now),
+        "core_pattern is {now:?}: a collector in another host_dir holds this node, and has to give it back first"
+    );
+    Ok(())
 }
 
 /// Refuses a directory that cannot become ours.
@@ -106,10 +131,6 @@ fn memory(host: &Host, config: &Config) -> Result<Memory> {
     }
     for (sysctl, wanted) in &config.sysctls {
         let now = value(host, *sysctl)?;
-        ensure!(
-            host.memory.is_some() || config.names_composer(now) || !argv::is_of_an_installer(now),
-            "{sysctl} is {now:?}: this node is held by a collector in another host_dir, which has to give it back first"
-        );
         let before = if is_orphan(host, config, *sysctl, now) { sysctl.kernel_default() } else { now };
         memory.note_sysctl(*sysctl, before, wanted);
     }
@@ -140,7 +161,11 @@ fn is_orphan(host: &Host, config: &Config, sysctl: Sysctl, now: &str) -> bool {
 }
 
 /// What gives `host` back what was there before, the last change first.
-pub fn uninstall(host: &Host, config: &Config) -> Vec<Step> {
+///
+/// # Errors
+/// If it is held, and not from our `host_dir`.
+pub fn uninstall(host: &Host, config: &Config) -> Result<Vec<Step>> {
+    check_holder(host, config)?;
     let mut steps = Vec::new();
     let memory = host.memory.clone().unwrap_or_else(|| orphans(host, config));
     for (sysctl, remembered) in memory.sysctls.iter().rev() {
@@ -164,7 +189,7 @@ pub fn uninstall(host: &Host, config: &Config) -> Vec<Step> {
     if host.settings != Ok(Shipped::Missing) {
         steps.push(Step::RemoveFile(config.host_dir.join(COMPOSER_SETTINGS)));
     }
-    if !matches!(host.trial, Ok(Trial::NoKernel | Trial::Untried)) {
+    if !matches!(host.trial, Trial::NoKernel | Trial::Untried) {
         steps.push(Step::RemoveFile(config.host_dir.join(TRIAL)));
     }
     steps.extend(given_back(host, config, &memory));
@@ -183,7 +208,17 @@ pub fn uninstall(host: &Host, config: &Config) -> Vec<Step> {
         steps.push(Step::RemoveDir(config.host_dir.clone()));
     }
     steps.extend(after.into_iter().map(Step::RemoveDir));
-    steps
+    Ok(steps)
+}
+
+/// The same for a host that we cannot collect on: all but what is known of that.
+///
+/// # Errors
+/// As above.
+pub fn retreat(host: &Host, config: &Config) -> Result<Vec<Step>> {
+    let mut steps = uninstall(host, config)?;
+    steps.retain(|step| *step != Step::RemoveFile(config.host_dir.join(TRIAL)));
+    Ok(steps)
 }
 
 /// What gives directories back as they were found, as far as they are what we
@@ -238,6 +273,10 @@ fn missing(dir: &Directory) -> &[HostPath] {
 mod tests {
     use super::*;
 
+    fn uninstall(host: &Host, config: &Config) -> Vec<Step> {
+        super::uninstall(host, config).unwrap()
+    }
+
     const OURS: Shipped = Shipped::Present { mode: 0o755, stranger: None, same: true };
 
     fn path(path: &str) -> HostPath {
@@ -272,7 +311,7 @@ mod tests {
             leftovers: vec![],
             spool: Ok(Directory::Missing { missing: vec![path("/dumps"), path("/dumps/spool")] }),
             sysctls: sysctls("0", "core", "0").into_iter().collect(),
-            trial: Ok(Trial::Untried),
+            trial: Trial::Untried,
         }
     }
 
@@ -288,7 +327,7 @@ mod tests {
             leftovers: vec![],
             spool: Ok(present(0o2770, 7, true)),
             sysctls: sysctls("256", &pattern(), "2").into_iter().collect(),
-            trial: Ok(Trial::Passed),
+            trial: Trial::Passed,
         }
     }
 
@@ -311,6 +350,7 @@ mod tests {
             install(&bare()),
             [
                 Step::MakeDir(path("/opt/x")),
+                Step::Doubt,
                 Step::Remember(installed().memory.unwrap()),
                 Step::WriteSettings,
                 Step::CopyComposer,
@@ -350,7 +390,7 @@ mod tests {
         let mut host = installed();
         host.sysctls.insert(Sysctl::CorePattern, Ok("|/other %p".into()));
         host.composer = Ok(Shipped::Missing);
-        let repair = [Step::CopyComposer, set(Sysctl::CorePattern, "|/other %p", &pattern()), Step::Try];
+        let repair = [Step::CopyComposer, set(Sysctl::CorePattern, "|/other %p", &pattern())];
         assert_eq!(install(&host), repair);
     }
 
@@ -457,7 +497,7 @@ mod tests {
         let mut host = installed();
         host.composer = Ok(Shipped::Present { mode: 0o755, stranger: Some(1000), same: true });
         host.settings = Ok(Shipped::Present { mode: 0o600, stranger: Some(1000), same: true });
-        assert_eq!(install(&host), [Step::WriteSettings, Step::CopyComposer, Step::Try]);
+        assert_eq!(install(&host), [Step::WriteSettings, Step::CopyComposer]);
         host.dir = Directory::Present { mode: 0o711, stranger: Some(1000), gid: 0, empty: false };
         let err = super::install(&host, &config()).unwrap_err().to_string();
         assert_eq!(err, "/opt/x belongs to uid 1000, who could replace what root runs");
@@ -479,6 +519,7 @@ mod tests {
             let failed = steps.iter().find(|step| failed(step)).unwrap();
             steps.iter().filter(|step| step.needs(failed)).cloned().collect::<Vec<_>>()
         };
+        assert_eq!(after(|step| *step == Step::Doubt), steps);
         assert_eq!(after(|step| matches!(step, Step::Remember(_))), steps);
         let pattern = set(Sysctl::CorePattern, "core", &pattern());
         assert_eq!(after(|step| *step == Step::CopyComposer), [pattern, Step::Try]);
@@ -514,7 +555,7 @@ mod tests {
     fn what_a_killed_installer_left_is_swept_and_redone() {
         let mut host = bare();
         host.dir = present(0o755, 0, true);
-        let [Step::Remember(memory), Step::ProtectHostDir, ..] = &install(&host)[..] else {
+        let [Step::Doubt, Step::Remember(memory), Step::ProtectHostDir, ..] = &install(&host)[..] else {
             panic!("{host:?}")
         };
         assert!(memory.created.contains(&path("/opt/x")));
@@ -527,10 +568,35 @@ mod tests {
 
     #[test]
     fn the_kernel_is_tried_until_it_runs_the_composer_that_is_there() {
-        for trial in [Trial::Untried, Trial::Outdated, Trial::Failed("seccomp".into())] {
-            assert_eq!(install(&Host { trial: Ok(trial), ..installed() }), [Step::Try]);
+        let failed =
+            |ago| Trial::Failed { why: "seccomp".into(), ago: Duration::from_secs(ago), proven: false };
+        for trial in [Trial::Untried, Trial::Outdated { proven: true }, failed(0), failed(7200)] {
+            assert_eq!(install(&Host { trial, ..installed() }), [Step::Try]);
         }
-        assert_eq!(install(&Host { trial: Ok(Trial::NoKernel), ..installed() }), []);
+        assert_eq!(install(&Host { trial: Trial::NoKernel, ..installed() }), []);
+        // One that was given back is not taken again at each start of a pod.
+        let err = super::install(&Host { trial: failed(3599), ..bare() }, &config()).unwrap_err();
+        assert!(err.to_string().starts_with("seccomp; this node is left alone"), "{err}");
+        let again = install(&Host { trial: failed(3601), ..bare() });
+        assert!(again.contains(&Step::Try) && !again.contains(&Step::Doubt), "{again:?}");
+    }
+
+    #[test]
+    fn a_host_is_proven_when_a_trial_has_passed_since_it_is_ours() {
+        for (trial, remembered, proven) in [
+            (Trial::Untried, false, false),
+            (Trial::Untried, true, true), // of a release without trials
+            (Trial::Outdated { proven: false }, true, false),
+            (Trial::Outdated { proven: true }, true, true),
+            (Trial::Outdated { proven: true }, false, false),
+            (Trial::Passed, true, true),
+        ] {
+            assert_eq!(trial.is_proven(remembered), proven, "{trial:?}");
+        }
+        let forgotten = Host { trial: Trial::Outdated { proven: true }, ..bare() };
+        assert!(install(&forgotten).contains(&Step::Doubt));
+        let retreat = retreat(&installed(), &config()).unwrap();
+        assert_eq!(retreat.len() + 1, uninstall(&installed(), &config()).len());
     }
 
     #[test]
@@ -549,6 +615,7 @@ mod tests {
         host.sysctls.insert(Sysctl::CorePattern, Ok(others));
         let err = super::install(&host, &config()).unwrap_err().to_string();
         assert!(err.contains("|/elsewhere/composer P%P") && err.contains("in another host_dir"), "{err}");
+        assert_eq!(super::uninstall(&host, &config()).unwrap_err().to_string(), err);
         // One that takes a node of ours is drift like any other's.
         host = Host { sysctls: host.sysctls, ..installed() };
         host.sysctls.insert(Sysctl::CorePipeLimit, Ok("256".into()));

@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use protocol::journal::{Line, Outcome, Skip};
 use protocol::settings::ComposerSettings;
 use protocol::spool::{Spool, State};
@@ -32,7 +32,6 @@ pub fn run(node: &Node) -> Result<()> {
     let comm = format!("selftest-{:06x}", crash::seed() & 0xff_ffff);
     say(&format!("crashing a child named {comm}"));
     let status = crash::child(node, &comm, PATIENCE)?;
-    ensure!(status.signal().is_some(), "the child was to crash and ended with {status}");
 
     let patience = if status.core_dumped() { PATIENCE } else { PATIENCE_WITHOUT_CORE };
     // The composer may have to wait for a container runtime before it writes.

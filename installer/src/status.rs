@@ -35,8 +35,8 @@ pub struct Check {
 pub fn of(node: &Node) -> Status {
     let mut status = at_rest(node);
     match trial::known(node) {
-        Ok(Trial::NoKernel) => {}
-        trial => status.checks.push(check("kernel", trial.and_then(tried))),
+        Trial::NoKernel => {}
+        trial => status.checks.push(check("kernel", tried(trial))),
     }
     status.sum_up()
 }
@@ -179,8 +179,8 @@ fn value(node: &Node, sysctl: Sysctl, wanted: &str) -> Result<String> {
 fn tried(trial: Trial) -> Result<String> {
     match trial {
         Trial::Passed => Ok("runs the composer".to_owned()),
-        Trial::Failed(why) => bail!(why),
-        Trial::NoKernel | Trial::Untried | Trial::Outdated => {
+        Trial::Failed { why, .. } => bail!(why),
+        Trial::NoKernel | Trial::Untried | Trial::Outdated { .. } => {
             bail!("was not yet seen to run this composer")
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE, STATE};
+use protocol::host::{COMPOSER, COMPOSER_SETTINGS, HostPath, SPOOL_MODE, STATE, TRIAL};
 
 use crate::host::HOST_DIR_MODE;
 use crate::memory::Memory;
@@ -35,6 +35,8 @@ pub enum Step {
         /// What it becomes.
         to: String,
     },
+    /// Write down that it is not known whether the kernel runs the composer.
+    Doubt,
     /// See whether the kernel runs the composer.
     Try,
     /// Leave alone what somebody else has set since.
@@ -66,8 +68,8 @@ impl Step {
         }
         let sets = |one| matches!(self, Step::Set { sysctl, .. } if *sysctl == one);
         match failed {
-            // No change without memory,
-            Step::Remember(_) => true,
+            // No change without memory, nor one that could pass for proven,
+            Step::Remember(_) | Step::Doubt => true,
             // no pattern without a whole composer,
             Step::CopyComposer => sets(Sysctl::CorePattern),
             // and no cores of privileged processes for whoever else's pattern it is.
@@ -94,6 +96,9 @@ impl fmt::Display for Step {
             Step::CopyComposer => write!(f, "put our {COMPOSER} into place"),
             Step::OpenSpool => write!(f, "give the spool its group and mode {SPOOL_MODE:o}"),
             Step::Set { sysctl, from, to } => write!(f, "set {sysctl} to {to:?} (was {from:?})"),
+            Step::Doubt => {
+                write!(f, "write down in {TRIAL} that the kernel was not yet seen to run the {COMPOSER}")
+            }
             Step::Try => write!(f, "crash a child of our own, to see that the kernel runs the {COMPOSER}"),
             Step::Leave { sysctl, found } => {
                 write!(f, "leave {sysctl} alone: somebody else has set it to {found:?}")

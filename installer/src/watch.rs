@@ -18,7 +18,7 @@ use crate::host::{Deleted, Node};
 use crate::lock::Busy;
 use crate::step::Step;
 use crate::sysctl::Sysctl;
-use crate::trial::Failed;
+use crate::trial::NotRun;
 
 /// Installs, then repairs until told to end. What it did stays: the end of a
 /// pod is no uninstall, or each update would open a window without dumps. Only
@@ -90,9 +90,9 @@ impl Watch<'_> {
                 (self.installed, self.trouble) = (true, None);
                 self.drift.clear();
             }
-            // Whose trial failed once may pass the next; the rest is in place.
+            // The next trial may pass; the rest is in place.
             Err(err) if err.is::<Deleted>() => return Err(err),
-            Err(err) if !(self.installed || err.is::<Busy>() || err.is::<Failed>()) => return Err(err),
+            Err(err) if !(self.installed || err.is::<Busy>() || err.is::<NotRun>()) => return Err(err),
             Err(err) => self.complain(format!("{err:#}")),
         }
         Ok(())

@@ -84,14 +84,11 @@ pub fn helper(pattern: &str) -> Option<&str> {
     pattern.strip_prefix('|')?.split(|c: char| c.is_ascii_whitespace()).next()
 }
 
-/// Whether an installer of this version wrote a `kernel.core_pattern`, wherever it
-/// has put its composer.
+/// Whether an installer of ours wrote a `kernel.core_pattern`, wherever it has put
+/// its composer.
 pub fn is_of_an_installer(pattern: &str) -> bool {
-    let mut words = pattern.split(' ');
-    let helper = words
-        .next()
-        .is_some_and(|helper| helper.starts_with('|') && helper.ends_with(&format!("/{COMPOSER}")));
-    helper && words.eq(SPECIFIERS)
+    let named = helper(pattern).is_some_and(|helper| helper.ends_with(&format!("/{COMPOSER}")));
+    named && pattern.split(' ').nth(1) == Some(SPECIFIERS[0])
 }
 
 /// What the kernel said about a crash. Each part is absent if the kernel did

@@ -24,6 +24,11 @@ pub const COMPOSER_SETTINGS: &str = "composer.yaml";
 pub const STATE: &str = "state.json";
 /// Whether the kernel was seen to run the composer.
 pub const TRIAL: &str = "trial.json";
+/// The command name of a process whose crash only shows that: the composer writes
+/// its line into the journal, and no dump, or each update would leave one per node
+/// in the bucket, and an Event that alarms somebody. Only root can read it, or any
+/// container could have its crashes pass for a trial.
+pub const TRIAL_NAME: &str = "trial.name";
 
 /// A path as the host's kernel would resolve it. You cannot open one: inside
 /// our container it names some other file, or none.

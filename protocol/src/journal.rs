@@ -128,7 +128,7 @@ pub enum Skip {
     RateLimit,
     /// As many others were being written as may be, for too long.
     Busy,
-    /// It was a [`trial`](crate::trial) of the installer's.
+    /// The installer made it, to see that there is a line about it.
     Trial,
     /// A reason of a later version.
     #[serde(untagged)]

@@ -13,7 +13,6 @@
 //! | [`manifest`] | composer, into each dump | uploader, people |
 //! | [`zip64`] | composer, around the core in each dump | uploader, where a composer died |
 //! | [`journal`] | composer, into `crashes.jsonl`; uploader, for one that died | all three, people |
-//! | [`trial`] | installer, as the name of a process that crashes | composer |
 //! | `record` | installer and uploader, into their logs | people |
 //!
 //! [`text`] is how bytes that need not be UTF-8 travel through all of them.
@@ -30,5 +29,4 @@ pub mod spool;
 #[cfg(test)]
 mod strange;
 pub mod text;
-pub mod trial;
 pub mod zip64;

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -35,13 +36,24 @@ const RESPITE: Duration = Duration::from_millis(100);
 /// # Errors
 /// If the address is not to be had.
 pub fn serve(address: SocketAddr, monitor: Arc<Monitor>) -> io::Result<()> {
-    let listener = TcpListener::bind(address)?;
+    let listener = listen(address)?;
     listener.set_nonblocking(true)?;
     log::info!(address:% = listener.local_addr()?; "listening");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let serve = move || runtime.block_on(accept(listener, monitor));
     thread::Builder::new().name("http".to_owned()).spawn(serve)?;
     Ok(())
+}
+
+/// `[::]` is every address of either kind, and every one there is where the kernel
+/// was booted without IPv6.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).or_else(|err| match address.ip() {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) if err.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+        }
+        _ => Err(err),
+    })
 }
 
 async fn accept(listener: TcpListener, monitor: Arc<Monitor>) {

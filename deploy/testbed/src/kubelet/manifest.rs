@@ -112,6 +112,8 @@ pub(super) struct PodSpec {
     _node_selector: Ignored,
     #[serde(rename = "tolerations")]
     _tolerations: Ignored,
+    #[serde(rename = "affinity")]
+    _affinity: Ignored,
 }
 
 #[derive(Deserialize)]
@@ -145,6 +147,8 @@ pub(super) struct Container {
     _image: Ignored,
     #[serde(rename = "imagePullPolicy")]
     _image_pull_policy: Ignored,
+    #[serde(rename = "terminationMessagePolicy")]
+    _termination_message_policy: Ignored,
 }
 
 #[derive(Deserialize)]

@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ fn run_takes_the_kernel_back_within_ten_seconds_and_leaves_it_collecting() {
     let run = Running::start(node.installer(["run"]));
     let ours = format!("|{}/composer ", node.host_dir().display());
     let collecting = || Sysctl::CorePattern.read().starts_with(&ours).then_some(());
-    wait_for("the installer", PATIENCE, collecting);
+    wait_for("the installer", PATIENCE, || output(&mut node.installer(["status"])).0.then_some(()));
     kernel.set(Sysctl::CorePattern, "|/usr/lib/systemd/systemd-coredump %P");
     fs::remove_file(node.host_dir().join("composer")).unwrap();
     let repaired = || collecting().filter(|()| node.host_dir().join("composer").exists());
@@ -133,21 +134,56 @@ fn a_node_whose_kernel_does_not_run_the_composer_is_what_it_was_and_says_why() {
     let stranger = shipped_with(b"\x7fELF\x02\x01\x01 of another machine");
     let mut install = Command::new(stranger.path().join("installer"));
     install.args(["run", "--config"]).arg(node.installer_yaml());
-    for command in [&mut elsewhere, &mut install] {
+    for (root, command) in [(root.path(), &mut elsewhere), (Path::new("/"), &mut install)] {
         let (done, said) = output(command);
-        assert!(
-            !done && said.contains("the kernel does not run") && said.contains("what it was before"),
-            "{said}"
-        );
+        assert!(!done && said.contains("the kernel does not run"), "{said}");
+        assert!(said.contains("this node is what it was before"), "{said}");
+        let (done, said) = output(command);
+        assert!(!done && said.contains("this node is left alone for an hour"), "{said}");
         assert_eq!(Sysctl::ALL.map(Sysctl::read), before);
-        assert!(!node.host_dir().join("composer").exists() && !node.host_dir().join("state.json").exists());
+        let host_dir = root.join(node.host_dir().strip_prefix("/").unwrap());
+        let left: Vec<_> = fs::read_dir(host_dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["trial.json"]);
     }
+    // Another composer may be run.
+    node::run(&mut node.installer(["install"]));
+    node::run(&mut node.installer(["uninstall"]));
     let host_dir = node.host_dir();
     fs::create_dir_all(&host_dir).unwrap();
     let _noexec = Mounted::bind(&host_dir, "noexec");
     let (done, said) = output(&mut node.installer(["install"]));
     assert!(!done && said.contains("mounted noexec"), "{said}");
     assert!(fs::read_dir(&host_dir).unwrap().next().is_none(), "nothing was begun");
+}
+
+#[test]
+fn a_node_that_was_never_seen_to_work_is_given_back_also_by_the_installer_after_one_that_was_killed() {
+    let node = Node::new("");
+    let kernel = Kernel::lock();
+    kernel.set(Sysctl::CorePattern, "/var/crash/core.%e.%p");
+    let before = Sysctl::ALL.map(Sysctl::read);
+    let broken = shipped_with(b"\x7fELF\x02\x01\x01 of another machine");
+    let mut install = Command::new(broken.path().join("installer"));
+    install.args(["install", "--config"]).arg(node.installer_yaml());
+    let mut killed = install.spawn().unwrap();
+    wait_for("its trial", PATIENCE, || node.host_dir().join("trial.name").exists().then_some(()));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(Sysctl::CorePattern.read().starts_with('|'), "it was killed in time");
+    let (done, said) = output(&mut install);
+    assert!(!done && said.contains("this node is what it was before"), "{said}");
+    assert_eq!(Sysctl::ALL.map(Sysctl::read), before);
+    assert!(!node.host_dir().join("state.json").exists() && !node.host_dir().join("trial.name").exists());
+}
+
+#[test]
+fn who_calls_itself_a_trial_is_dumped_like_anybody() {
+    let collecting = Collecting::new("");
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let program = dir.path().join("trial-0123456ab");
+    fs::copy(node::program("crasher"), &program).unwrap();
+    Crasher::start_with(Command::new(program)).crash();
+    assert_eq!(collecting.dump().manifest().crash.comm, Some("trial-0123456ab".into()));
 }
 
 #[test]
