@@ -109,12 +109,22 @@ fn a_composer_is_replaced_while_it_runs_and_both_do_their_work() {
     }
 }
 
-/// A program that the kernel does not execute, beside our installer.
-fn shipped_with(composer: &[u8]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir_in("/tmp").unwrap();
-    fs::copy(node::dist().join("installer"), dir.path().join("installer")).unwrap();
-    fs::write(dir.path().join("composer"), composer).unwrap();
-    dir
+/// A release whose composer the kernel does not execute.
+struct Broken(tempfile::TempDir);
+
+impl Broken {
+    fn new() -> Broken {
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
+        fs::copy(node::dist().join("installer"), dir.path().join("installer")).unwrap();
+        fs::write(dir.path().join("composer"), b"\x7fELF\x02\x01\x01 of another machine").unwrap();
+        Broken(dir)
+    }
+
+    fn installer(&self, node: &Node, command: &str) -> Command {
+        let mut installer = Command::new(self.0.path().join("installer"));
+        installer.args([command, "--config"]).arg(node.installer_yaml());
+        installer
+    }
 }
 
 #[test]
@@ -131,10 +141,9 @@ fn a_node_whose_kernel_does_not_run_the_composer_is_what_it_was_and_says_why() {
     let mut elsewhere = Command::new(node::dist().join("installer"));
     elsewhere.args(["install", "--config"]).arg(node.installer_yaml()).arg("--host-root").arg(root.path());
     // Another processor's.
-    let stranger = shipped_with(b"\x7fELF\x02\x01\x01 of another machine");
-    let mut install = Command::new(stranger.path().join("installer"));
-    install.args(["run", "--config"]).arg(node.installer_yaml());
-    for (root, command) in [(root.path(), &mut elsewhere), (Path::new("/"), &mut install)] {
+    let broken = Broken::new();
+    let mut run = broken.installer(&node, "run");
+    for (root, command) in [(root.path(), &mut elsewhere), (Path::new("/"), &mut run)] {
         let (done, said) = output(command);
         assert!(!done && said.contains("the kernel does not run"), "{said}");
         assert!(said.contains("this node is what it was before"), "{said}");
@@ -162,9 +171,8 @@ fn a_node_that_was_never_seen_to_work_is_given_back_also_by_the_installer_after_
     let kernel = Kernel::lock();
     kernel.set(Sysctl::CorePattern, "/var/crash/core.%e.%p");
     let before = Sysctl::ALL.map(Sysctl::read);
-    let broken = shipped_with(b"\x7fELF\x02\x01\x01 of another machine");
-    let mut install = Command::new(broken.path().join("installer"));
-    install.args(["install", "--config"]).arg(node.installer_yaml());
+    let broken = Broken::new();
+    let mut install = broken.installer(&node, "install");
     let mut killed = install.spawn().unwrap();
     wait_for("its trial", PATIENCE, || node.host_dir().join("trial.name").exists().then_some(()));
     killed.kill().unwrap();
@@ -192,12 +200,9 @@ fn an_update_that_the_kernel_does_not_run_stays_until_one_comes_that_it_does() {
     let kernel = Kernel::lock();
     kernel.set(Sysctl::CorePattern, "core");
     node.install();
-    let broken = shipped_with(b"\x7fELF\x02\x01\x01 of another machine");
-    let mut command = Command::new(broken.path().join("installer"));
-    command.args(["run", "--config"]).arg(node.installer_yaml());
-    let run = Running::start(command);
-    let mut status = Command::new(broken.path().join("installer"));
-    status.args(["status", "--config"]).arg(node.installer_yaml());
+    let broken = Broken::new();
+    let run = Running::start(broken.installer(&node, "run"));
+    let mut status = broken.installer(&node, "status");
     let said = wait_for("the reason", PATIENCE, || {
         Some(output(&mut status)).filter(|(ok, said)| !ok && said.contains("the kernel does not run"))
     });
