@@ -1,9 +1,10 @@
 # The only interface: CI types what you type. `make help` lists it.
 
-TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
+# Asked when it is needed: `make deploy` needs no Rust.
+TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET_DIR)/release
-STATIC := $(TARGET_DIR)/$(TARGET)/release
+STATIC = $(TARGET_DIR)/$(TARGET)/release
 # The composer runs on any host, and the image has no library. glibc resolves names without one since 2.34
 # (deploy/tests/test_image.py).
 STATICALLY := RUSTFLAGS='-C target-feature=+crt-static'
@@ -31,7 +32,7 @@ dist/ca-certificates.crt: $(firstword $(wildcard /etc/ssl/certs/ca-certificates.
 	install -D -m 0644 $< $@
 
 .PHONY: deploy
-deploy: ## onto every node: BUCKET=NAME [OVERLAY=PROVIDER] [ENDPOINT=URL] [REGION=NAME] [IMAGE=NAME:TAG] [AUTH=KIND]
+deploy: ## onto every node: BUCKET=NAME [OVERLAY=PROVIDER] [ENDPOINT=URL] [REGION=NAME] [PATH_STYLE=true] [IMAGE=NAME:TAG] [AUTH=KIND]
 	@sh deploy/deploy.sh
 
 .PHONY: undeploy

@@ -1,14 +1,14 @@
 #!/bin/sh
 # Removes the collector from the cluster that kubectl talks to: `make undeploy [OVERLAY=…]`. Each installer, when it is
-# stopped and its DaemonSet is going, gives its node back and says so; a node of which that was not heard is named. Dumps that were not uploaded stay on the nodes; and the namespace
-# stays, which may be others' as well.
+# stopped and its DaemonSet is going, gives its node back and says so; a node of which that was not heard is named. Dumps
+# that were not uploaded stay on the nodes; and the namespace stays, which may be others' as well.
 set -eu
 
 cd "$(dirname "$0")"
 namespace=ibm-observe
 
 refuse() {
-    echo "make undeploy: $1" >&2
+    printf 'make undeploy: %s\n' "$1" >&2
     exit 1
 }
 kustomization=${OVERLAY:+overlays/}${OVERLAY:-base}
@@ -19,30 +19,70 @@ command -v kubectl >/dev/null 2>&1 || refuse 'there is no kubectl'
 rendered=$(kubectl kustomize "$kustomization")
 answer=$(kubectl get --raw /version --request-timeout=10s 2>&1) || refuse "no cluster: $(printf '%s\n' "$answer" | tail -n 1)"
 
-pods() { # NAME NODE IMAGE
+pods() { # NAME IMAGE NODE; one that waits for a node has none
     kubectl get pods --namespace "$namespace" --selector app.kubernetes.io/name=coredump-handler \
-        --output 'jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.spec.containers[0].image}{"\n"}{end}' 2>/dev/null
+        --output 'jsonpath={range .items[*]}{.metadata.name} {.spec.containers[0].image} {.spec.nodeName}{"\n"}{end}'
 }
 host_dir=$(printf '%s\n' "$rendered" | sed -n 's/^ *host_dir: //p' | head -n 1)
 by_hand() { # NODE IMAGE
-    echo "echo 'host_dir: $host_dir' | kubectl debug node/$1 --namespace kube-system --stdin --profile=sysadmin --image=$2 -- installer --config /dev/stdin --host-root /host uninstall"
+    printf '%s\n' "echo 'host_dir: $host_dir' | kubectl debug node/$1 --namespace kube-system --stdin --profile=sysadmin --image=$2 -- installer --config /dev/stdin --host-root /host uninstall"
 }
 
-before=$(pods)
-heard=$(mktemp)
-trap 'rm -f "$heard"' EXIT
-kubectl logs --follow --prefix --tail=1 --max-log-requests=10000 --namespace "$namespace" --container installer \
-    --selector app.kubernetes.io/name=coredump-handler >"$heard" 2>/dev/null &
-listener=$!
+listener=
+files=$(mktemp -d)
+heard=$files/heard
+errors=$files/errors
+hush() {
+    [ -n "$listener" ] || return 0
+    kill "$listener" 2>/dev/null || :
+    wait "$listener" 2>/dev/null || :
+    listener=
+}
+trap 'hush; rm -rf "$files"' EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+before=$(pods 2>"$errors") || refuse "the pods cannot be listed: $(tail -n 1 "$errors")"
+before=$(printf '%s\n' "$before" | awk 'NF == 3')
+all_heard() {
+    [ "$(grep -o '^\[pod/[^]]*\]' "$heard" | sort -u | wc -l)" -ge "$(printf '%s\n' "$before" | wc -l)" ]
+}
+if [ -n "$before" ]; then
+    kubectl logs --follow --ignore-errors --prefix --tail=1 --max-log-requests=10000 --namespace "$namespace" \
+        --container installer --selector app.kubernetes.io/name=coredump-handler >"$heard" 2>"$errors" &
+    listener=$!
+    # A line of each pod shows that it is listened to. One that does not run has none.
+    for _ in $(seq 30); do
+        if all_heard || ! kill -0 "$listener" 2>/dev/null; then break; fi
+        sleep 1
+    done
+fi
 # The DaemonSet before its account: with it the installers ask whether they are to go.
 if ! kubectl delete daemonset coredump-handler --namespace "$namespace" --ignore-not-found \
     --cascade=foreground --wait --timeout="${TIMEOUT:-5m}"; then
-    kill "$listener" 2>/dev/null || :
     echo 'These nodes have not been given back, because their pod does not end or they do not answer:' >&2
-    pods | while read -r _ node image; do
-        echo "  $node; by hand: $(by_hand "$node" "$image")" >&2
+    pods | while read -r _ image node; do
+        [ -z "$node" ] || printf '  %s; by hand: %s\n' "$node" "$(by_hand "$node" "$image")" >&2
     done
     refuse 'not every node is clean, and the rest of the collector is left as it is'
+fi
+# The last words may still be on their way.
+sleep 1
+hush
+silent=$(printf '%s\n' "$before" | while read -r pod image node; do
+    [ -n "$pod" ] || continue
+    last=$(grep -F "[pod/$pod/installer]" "$heard" | tail -n 1 | cut -d ' ' -f 2-)
+    last=${last:-$(grep -hi '^error' "$heard" "$errors" | tail -n 1)}
+    # Here the sh of macOS wants both brackets.
+    case $last in
+        (*'this node is what it was before'*) ;;
+        (*) printf '  %s: %s; by hand: %s\n' "$node" "${last:-nothing}" "$(by_hand "$node" "$image")" ;;
+    esac
+done)
+if [ -n "$silent" ]; then
+    echo 'Of these nodes it was not heard that they are what they were before:' >&2
+    printf '%s\n' "$silent" >&2
 fi
 printf '%s\n' "$rendered" | awk '
     function out() { if (doc !~ /\nkind: Namespace\n/) printf "---%s", doc; doc = "\n" }
@@ -50,24 +90,12 @@ printf '%s\n' "$rendered" | awk '
     /^---$/ { out(); next }
     { doc = doc $0 "\n" }
     END { out() }' | kubectl delete --ignore-not-found --wait --timeout="${TIMEOUT:-5m}" --filename -
-# The last words may still be on their way.
-sleep 1
-kill "$listener" 2>/dev/null || :
-wait "$listener" 2>/dev/null || :
-silent=$(printf '%s\n' "$before" | while read -r pod node image; do
-    [ -n "$pod" ] || continue
-    last=$(grep -F "[pod/$pod/installer]" "$heard" | tail -n 1 | cut -d ' ' -f 2-)
-    case $last in
-        *'this node is what it was before'*) ;;
-        *) echo "  $node: $last; by hand: $(by_hand "$node" "$image")" ;;
-    esac
-done)
-if [ -n "$silent" ]; then
-    echo 'Of these nodes it was not heard that they are what they were before:' >&2
-    printf '%s\n' "$silent" >&2
-    refuse 'the collector is removed, but not every node is known to be clean'
-fi
-cat <<END
+[ -z "$silent" ] || refuse 'the collector is removed, but not every node is known to be clean'
+if [ -z "$before" ]; then
+    echo "No collector was running here, and nothing was heard of any node. The namespace $namespace is left."
+else
+    cat <<END
 Every node is what it was before, but for dumps that were not uploaded: they are in its spool. The namespace $namespace is
 left with what else is in it.
 END
+fi

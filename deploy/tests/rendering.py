@@ -50,6 +50,23 @@ def kustomize(directory):
     return [*yaml.safe_load_all(built.stdout)]
 
 
+def misplaced(objects):
+    """The host paths that are not where the settings say, on the host or in a container."""
+    [pod] = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "DaemonSet"]
+    [data] = [each["data"] for each in objects if each["kind"] == "ConfigMap"]
+    paths = {
+        volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume
+    }
+    found = []
+    for container, root in zip(pod["containers"], ["/host", ""], strict=True):
+        own = yaml.safe_load(data[f"{container['name']}.yaml"])
+        mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+        for volume, key in [("host-dir", "host_dir"), ("spool", "spool_dir")]:
+            if (paths[volume], mounts[volume]) != (own[key], root + own[key]):
+                found.append((container["name"], key, own[key], paths[volume], mounts[volume]))
+    return found
+
+
 class Refused(Exception):
     """Helm's reason not to install."""
 
@@ -64,15 +81,17 @@ class Release:
         self.notes = record["info"]["notes"]
 
 
-def helm(values, provider=None, namespace_labels=None):
-    """Installs the chart, on a stand-in of an API server that knows kinds and nothing else."""
+def helm(values, provider=None, namespaces=None):
+    """Installs the chart, on a stand-in of an API server that knows kinds and the labels of namespaces."""
+    if namespaces is None:
+        namespaces = {NAMESPACE: {"pod-security.kubernetes.io/enforce": "privileged"}, "kube-system": {}}
     merged = {}
     if provider:
         merged = yaml.safe_load((CHART / f"values-{provider}.yaml").read_text()) or {}
     for key, value in values.items():
         both_maps = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = {**merged[key], **value} if both_maps else value
-    with ApiServer(namespace_labels) as api, tempfile.NamedTemporaryFile("w") as kubeconfig:
+    with ApiServer(namespaces) as api, tempfile.NamedTemporaryFile("w") as kubeconfig:
         json.dump(api.kubeconfig(), kubeconfig)
         kubeconfig.flush()
         install = Install(Configuration(NAMESPACE, kubeconfig.name))
@@ -87,9 +106,9 @@ def helm(values, provider=None, namespace_labels=None):
 class ApiServer(ThreadingHTTPServer):
     """Remembers what is made, and the release that Helm writes down in a Secret."""
 
-    def __init__(self, namespace_labels):
+    def __init__(self, namespaces):
         super().__init__(("127.0.0.1", 0), Answer)
-        self.namespace_labels = namespace_labels
+        self.namespaces = namespaces
         self.made = []
         self.record = None
 
@@ -137,8 +156,9 @@ class Answer(BaseHTTPRequestHandler):
             return self.say(
                 {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
             )
-        if path == f"api/v1/namespaces/{NAMESPACE}" and self.server.namespace_labels is not None:
-            metadata = {"name": NAMESPACE, "labels": self.server.namespace_labels}
+        name = path.removeprefix("api/v1/namespaces/")
+        if name in self.server.namespaces:
+            metadata = {"name": name, "labels": self.server.namespaces[name]}
             return self.say({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         self.say({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}, 404)
 

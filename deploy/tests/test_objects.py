@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kubernetes_validate import ValidationError, utils
 import yaml
-from rendering import CHART, DEPLOY, NAMESPACE, OVERLAYS, helm, kustomize
+from rendering import CHART, DEPLOY, NAMESPACE, OVERLAYS, Refused, helm, kustomize, misplaced
 
 # Those of three years of Kubernetes, as the package has them.
 VERSIONS = sorted(
@@ -160,6 +160,24 @@ class Objects(unittest.TestCase):
                 selinux = "seLinuxOptions" in pod["securityContext"]
                 self.assertEqual(selinux, overlay in ["openshift", "roks"])
 
+    def test_the_uploader_listens_where_a_node_has_only_ipv6(self):
+        for overlay in OVERLAYS:
+            [data] = [o["data"] for o in kustomize(f"overlays/{overlay}") if o["kind"] == "ConfigMap"]
+            self.assertEqual(yaml.safe_load(data["uploader.yaml"])["listen"], "[::]:9464", overlay)
+
+    def test_one_node_after_the_other_is_updated_unless_another_share_is_asked_for(self):
+        for objects, share in [
+            (kustomize("base"), 1),
+            (helm(BUCKET).objects, 1),
+            (helm({**BUCKET, "maxUnavailable": "10%"}).objects, "10%"),
+        ]:
+            self.valid(objects)
+            [daemon_set] = [each for each in objects if each["kind"] == "DaemonSet"]
+            self.assertEqual(daemon_set["spec"]["updateStrategy"]["rollingUpdate"], {"maxUnavailable": share})
+        for wrong in [0, "0%", "101%", "many"]:
+            with self.assertRaises(Refused):
+                helm({**BUCKET, "maxUnavailable": wrong})
+
     def test_the_collector_asks_for_as_little_as_it_promises(self):
         mebibytes = lambda text: int(text.removesuffix("Mi"))
         [pod] = pods(kustomize("base"))
@@ -171,21 +189,7 @@ class Objects(unittest.TestCase):
     def test_every_host_path_is_where_the_settings_say(self):
         for overlay in OVERLAYS:
             with self.subTest(overlay):
-                objects = kustomized(f"overlays/{overlay}")
-                [pod] = pods(objects)
-                [data] = [each["data"] for each in objects if each["kind"] == "ConfigMap"]
-                settings = {file: yaml.safe_load(text) for file, text in data.items()}
-                paths = {
-                    volume["name"]: volume["hostPath"]["path"]
-                    for volume in pod["volumes"]
-                    if "hostPath" in volume
-                }
-                for container, root in zip(pod["containers"], ["/host", ""]):
-                    own = settings[f"{container['name']}.yaml"]
-                    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
-                    for volume, key in [("host-dir", "host_dir"), ("spool", "spool_dir")]:
-                        self.assertEqual(paths[volume], own[key])
-                        self.assertEqual(mounts[volume], root + own[key])
+                self.assertEqual(misplaced(kustomized(f"overlays/{overlay}")), [])
 
 
 if __name__ == "__main__":

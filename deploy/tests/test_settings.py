@@ -8,7 +8,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from rendering import DEPLOY, OVERLAYS, helm, kustomize
+from rendering import DEPLOY, OVERLAYS, helm, kustomize, misplaced
 
 PROGRAMS = DEPLOY.parent / "dist"
 # As docs/architecture.md has it. That this is no node is another matter.
@@ -55,20 +55,25 @@ class Settings(unittest.TestCase):
                 )
                 self.assertNotEqual(ran.returncode, CONFIGURED_WRONGLY, ran.stderr)
 
-    def test_the_programs_take_the_settings_of_the_kustomization_in_the_docs(self):
+    def test_the_programs_take_the_settings_of_the_kustomization_in_the_docs_with_each_overlay(self):
         [example] = re.findall("```yaml\n(.*?)```", (DEPLOY.parent / "docs/install.md").read_text(), re.DOTALL)
-        with tempfile.TemporaryDirectory() as directory:
-            clone = Path(directory, "coredump-handler/deploy")
-            shutil.copytree(DEPLOY, clone, ignore=shutil.ignore_patterns("testbed", "tests", "helm"))
-            Path(directory, "kustomization.yaml").write_text(example)
-            store = (clone / "overlays/iks/store.yaml").read_text().replace("A_UNIQUE_NAME", "our-dumps")
-            Path(directory, "store.yaml").write_text(store)
-            objects = kustomize(directory)
-        self.taken(objects)
-        self.assertIn("bucket: our-dumps", str(objects))
-        [daemon_set] = [each for each in objects if each["kind"] == "DaemonSet"]
-        images = {each["image"] for each in daemon_set["spec"]["template"]["spec"]["containers"]}
-        self.assertEqual(images, {"REGISTRY/coredump-handler:0.1.0"})
+        for overlay in OVERLAYS:
+            with self.subTest(overlay), tempfile.TemporaryDirectory() as directory:
+                clone = Path(directory, "coredump-handler/deploy")
+                shutil.copytree(DEPLOY, clone, ignore=shutil.ignore_patterns("testbed", "tests", "helm"))
+                Path(directory, "kustomization.yaml").write_text(example.replace("overlays/iks", f"overlays/{overlay}"))
+                settings = clone / f"overlays/{overlay}/settings.yaml"
+                if not settings.exists():
+                    settings = clone / "base/configmap.yaml"
+                ours = settings.read_text().replace("A_UNIQUE_NAME", "our-dumps")
+                Path(directory, "settings.yaml").write_text(ours)
+                objects = kustomize(directory)
+                self.taken(objects)
+                self.assertEqual(misplaced(objects), [])
+                self.assertIn("bucket: our-dumps", str(objects))
+                [daemon_set] = [each for each in objects if each["kind"] == "DaemonSet"]
+                images = {each["image"] for each in daemon_set["spec"]["template"]["spec"]["containers"]}
+                self.assertEqual(images, {"REGISTRY/coredump-handler:0.1.0"})
 
     def test_the_programs_take_the_settings_of_each_overlay(self):
         for overlay in OVERLAYS:

@@ -43,5 +43,5 @@ coredump-handler-credentials
 installer.yaml: |
   {{- merge $installer $paths .Values.installer | toYaml | nindent 2 }}
 uploader.yaml: |
-  {{- merge (dict "listen" "0.0.0.0:9464") $paths $store .Values.uploader | toYaml | nindent 2 }}
+  {{- merge (dict "listen" "[::]:9464") $paths $store .Values.uploader | toYaml | nindent 2 }}
 {{- end }}
