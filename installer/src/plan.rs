@@ -42,7 +42,9 @@ pub fn install(host: &Host, config: &Config) -> Result<Vec<Step>> {
         && host.memory.is_none()
         && *ago < LEAVE_ALONE
     {
-        bail!("{why}; this node is left alone for an hour, or until it boots, gets another composer, or is uninstalled");
+        bail!(
+            "{why}; this node is left alone for an hour, or until it boots, gets another composer, or is uninstalled"
+        );
     }
     check_holder(host, config)?;
     let memory = memory(host, config)?;
