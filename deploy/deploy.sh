@@ -23,7 +23,7 @@ shape='3 to 63 of a-z0-9.-, beginning and ending with a letter or a digit, and n
 case $BUCKET in [!a-z0-9]* | *[!a-z0-9] | *..* | ? | ??) refuse "BUCKET is \"$BUCKET\", and should be $shape" ;; esac
 [ ${#BUCKET} -le 63 ] || refuse "BUCKET has ${#BUCKET} characters, and should be $shape"
 plain REGION "${REGION:-}" 'a-z0-9-'
-plain ENDPOINT "${ENDPOINT:-}" 'A-Za-z0-9.:/-'
+plain ENDPOINT "${ENDPOINT:-}" '][A-Za-z0-9.:/-'
 case ${ENDPOINT:-} in
     '' | http://?* | https://?*) ;;
     *) refuse "ENDPOINT is \"$ENDPOINT\", and should begin with https:// or http://" ;;
@@ -91,12 +91,24 @@ answer=$(kubectl get --raw /version --request-timeout=10s 2>&1) || refuse "no cl
 installed=$(kubectl get configmap coredump-handler --namespace "$namespace" --ignore-not-found \
     --output 'jsonpath={.data.uploader\.yaml}' 2>&1) ||
     refuse "what is installed cannot be looked at: $(printf '%s\n' "$installed" | tail -n 1)"
+# As it was shipped, it was never told where to.
+case $installed in *A_UNIQUE_NAME*) installed= ;; esac
+overlay=$(kubectl get daemonset coredump-handler --namespace "$namespace" --ignore-not-found \
+    --output 'jsonpath={.spec.template.metadata.annotations.coredump-handler/settings}' 2>&1) ||
+    refuse "what is installed cannot be looked at: $(printf '%s\n' "$overlay" | tail -n 1)"
+case $overlay in
+    *.*) overlay=${overlay%%.*} ;;
+    *) overlay= ;; # by somebody else: Helm, kubectl
+esac
 changed=
+[ -n "${OVERLAY:-}" ] || [ -z "$overlay" ] || [ "$overlay" = base ] || changed=" OVERLAY=$overlay"
 unsaid() { # VARIABLE SAID KEY VALUE
     was=$(setting "$3" "$installed")
     [ -n "$2" ] || [ -z "$was" ] || [ "$was" = "$4" ] || changed="$changed $1=$was"
 }
-unsaid ENDPOINT "${ENDPOINT:-}" endpoint "$endpoint"
+# The overlay's own, of another region, is changed by REGION.
+[ "$(setting endpoint "$installed")" = "$(setting endpoint "$rendered" | sed "s|$(setting region "$rendered")|$(setting region "$installed")|")" ] ||
+    unsaid ENDPOINT "${ENDPOINT:-}" endpoint "$endpoint"
 unsaid REGION "${REGION:-}" region "$region"
 unsaid PATH_STYLE "${PATH_STYLE:-}" path_style "$path_style"
 unsaid AUTH "${AUTH:-}" auth "$auth"
@@ -120,6 +132,10 @@ if [ -n "$files" ]; then
     present=$(kubectl get secret "$secret" --namespace "$namespace" --ignore-not-found \
         --output 'go-template={{range $key, $value := .data}}{{$key}}={{$value}} {{end}}' 2>&1) ||
         refuse "the Secret $secret cannot be looked at: $(printf '%s\n' "$present" | tail -n 1)"
+    case $auth:${AUTH:-}:" $present" in
+        ibm_api_key::*' access_key_id='*)
+            refuse "IBM_CLOUD_API_KEY is set, and the Secret $secret has a pair: say which with AUTH=hmac or AUTH=ibm_api_key" ;;
+    esac
     for file in $files; do
         case " $present" in
             *" $file="*)
@@ -138,7 +154,7 @@ if [ -n "$files" ]; then
 fi
 
 # A change of the settings is a change of the pods, which read them when they start.
-settings=$(printf '%s\n' "$rendered" "$BUCKET" "$region" "$endpoint" "$path_style" "$auth" | cksum | tr ' ' -)
+settings=${OVERLAY:-base}.$(printf '%s\n' "$rendered" "$BUCKET" "$region" "$endpoint" "$path_style" "$auth" | cksum | tr ' ' -)
 lines="auth: $auth"
 for file in $files; do
     lines="$lines\\

@@ -23,7 +23,9 @@ pods() { # NAME IMAGE NODE; one that waits for a node has none
     kubectl get pods --namespace "$namespace" --selector app.kubernetes.io/name=coredump-handler \
         --output 'jsonpath={range .items[*]}{.metadata.name} {.spec.containers[0].image} {.spec.nodeName}{"\n"}{end}'
 }
-host_dir=$(printf '%s\n' "$rendered" | sed -n 's/^ *host_dir: //p' | head -n 1)
+# Of what is installed, if that can be had: an overlay that was not said may have another.
+host_dir=$( (kubectl get configmap coredump-handler --namespace "$namespace" --output 'jsonpath={.data.installer\.yaml}' 2>/dev/null
+    printf '\n%s\n' "$rendered") | sed -n 's/^ *host_dir: //p' | head -n 1)
 by_hand() { # NODE IMAGE
     printf '%s\n' "echo 'host_dir: $host_dir' | kubectl debug node/$1 --namespace kube-system --stdin --profile=sysadmin --image=$2 -- installer --config /dev/stdin --host-root /host uninstall"
 }
@@ -49,6 +51,7 @@ all_heard() {
     [ "$(grep -o '^\[pod/[^]]*\]' "$heard" | sort -u | wc -l)" -ge "$(printf '%s\n' "$before" | wc -l)" ]
 }
 if [ -n "$before" ]; then
+    : >"$heard"
     kubectl logs --follow --ignore-errors --prefix --tail=1 --max-log-requests=10000 --namespace "$namespace" \
         --container installer --selector app.kubernetes.io/name=coredump-handler >"$heard" 2>"$errors" &
     listener=$!
@@ -58,44 +61,45 @@ if [ -n "$before" ]; then
         sleep 1
     done
 fi
+silent() { # of which nodes it was not heard that they are clean
+    printf '%s\n' "$before" | {
+        some=
+        while read -r pod image node; do
+            [ -n "$pod" ] || continue
+            last=$(grep -F "[pod/$pod/installer]" "$heard" | tail -n 1 | cut -d ' ' -f 2-)
+            last=${last:-$(grep -hi '^error' "$heard" "$errors" | tail -n 1)}
+            case $last in *'this node is what it was before'*) continue ;; esac
+            [ -n "$some" ] || echo 'Of these nodes it was not heard that they are what they were before:'
+            some=yes
+            printf '  %s: %s; by hand: %s\n' "$node" "${last:-nothing}" "$(by_hand "$node" "$image")"
+        done
+    }
+}
 # The DaemonSet before its account: with it the installers ask whether they are to go.
 if ! kubectl delete daemonset coredump-handler --namespace "$namespace" --ignore-not-found \
     --cascade=foreground --wait --timeout="${TIMEOUT:-5m}"; then
-    echo 'These nodes have not been given back, because their pod does not end or they do not answer:' >&2
-    pods | while read -r _ image node; do
-        [ -z "$node" ] || printf '  %s; by hand: %s\n' "$node" "$(by_hand "$node" "$image")" >&2
-    done
+    sleep 1
+    hush
+    silent >&2
     refuse 'not every node is clean, and the rest of the collector is left as it is'
 fi
 # The last words may still be on their way.
 sleep 1
 hush
-silent=$(printf '%s\n' "$before" | while read -r pod image node; do
-    [ -n "$pod" ] || continue
-    last=$(grep -F "[pod/$pod/installer]" "$heard" | tail -n 1 | cut -d ' ' -f 2-)
-    last=${last:-$(grep -hi '^error' "$heard" "$errors" | tail -n 1)}
-    # Here the sh of macOS wants both brackets.
-    case $last in
-        (*'this node is what it was before'*) ;;
-        (*) printf '  %s: %s; by hand: %s\n' "$node" "${last:-nothing}" "$(by_hand "$node" "$image")" ;;
-    esac
-done)
-if [ -n "$silent" ]; then
-    echo 'Of these nodes it was not heard that they are what they were before:' >&2
-    printf '%s\n' "$silent" >&2
-fi
+unclean=$(silent)
+[ -z "$unclean" ] || printf '%s\n' "$unclean" >&2
 printf '%s\n' "$rendered" | awk '
     function out() { if (doc !~ /\nkind: Namespace\n/) printf "---%s", doc; doc = "\n" }
     BEGIN { doc = "\n" }
     /^---$/ { out(); next }
     { doc = doc $0 "\n" }
     END { out() }' | kubectl delete --ignore-not-found --wait --timeout="${TIMEOUT:-5m}" --filename -
-[ -z "$silent" ] || refuse 'the collector is removed, but not every node is known to be clean'
+[ -z "$unclean" ] || refuse 'the collector is removed, but not every node is known to be clean'
 if [ -z "$before" ]; then
     echo "No collector was running here, and nothing was heard of any node. The namespace $namespace is left."
 else
     cat <<END
-Every node is what it was before, but for dumps that were not uploaded: they are in its spool. The namespace $namespace is
+Every node that had a pod is what it was before, but for dumps that were not uploaded: they are in its spool. The namespace $namespace is
 left with what else is in it.
 END
 fi

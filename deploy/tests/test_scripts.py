@@ -19,6 +19,7 @@ case $* in *'--filename -') cat >{calls}.stdin ;; esac
 case $* in $REFUSED) printf '%s\\n' "$REFUSAL" >&2; exit 1 ;; esac
 case $* in
     'get configmap'*) printf '%s\\n' "$INSTALLED" ;;
+    'get daemonset'*) printf '%s\\n' "$ANNOTATION" ;;
     'get secret'*) printf '%s' "$SECRET" ;;
     'get pods'*jsonpath*) printf '%s\\n' "$PODS" ;;
     logs*) sleep "$LATE"; echo heard >>{calls}; printf '%s\\n' "$SAID"; exec sleep "$FOLLOW" ;;
@@ -29,6 +30,7 @@ ANSWERS = {
     "REFUSED": "",
     "REFUSAL": "error: refused by the test",
     "INSTALLED": "",
+    "ANNOTATION": "",
     "SECRET": "access_key_id=aWQ= secret_access_key=c2VjcmV0 ",
     "PODS": "coredump-handler-x7k coredump-handler:0.1.0 worker-3",
     "LATE": "0",
@@ -176,27 +178,47 @@ class Deploy(unittest.TestCase):
                 self.assertEqual(deploy(**options).status, 0)
 
     def test_an_upgrade_changes_nothing_that_was_not_said(self):
-        first = deploy(OVERLAY="iks", REGION="eu-de", IBM_CLOUD_API_KEY="key", PATH_STYLE="true")
+        first = deploy(OVERLAY="iks", REGION="eu-de", IBM_CLOUD_API_KEY="key", PATH_STYLE="true", SECRET="")
         installed = first.object("ConfigMap")["data"]["uploader.yaml"]
         there = {"OVERLAY": "iks", "INSTALLED": installed, "SECRET": "api_key=a2V5 "}
-        endpoint = "https://s3.direct.eu-de.cloud-object-storage.appdomain.cloud"
-        repeat = f"ENDPOINT={endpoint} REGION=eu-de PATH_STYLE=true AUTH=ibm_api_key"
+        repeat = "REGION=eu-de PATH_STYLE=true AUTH=ibm_api_key"
         self.refused(deploy(**there), f"installed with {repeat}, which would change")
         again = dict(each.split("=", 1) for each in repeat.split())
         self.assertEqual(deploy(**there, **again).uploader(), first.uploader())
         # What is said may change.
         moved = {**again, "ENDPOINT": "https://s3.example", "REGION": "eu-gb"}
         self.assertEqual(deploy(**there, **moved).uploader()["region"], "eu-gb")
+        # To another region the overlay's own endpoint goes with it; another one stays, or is said.
+        region = {**again, "REGION": "eu-gb"}
+        endpoint = "https://s3.direct.eu-gb.cloud-object-storage.appdomain.cloud"
+        self.assertEqual(deploy(**there, **region).uploader()["endpoint"], endpoint)
+        elsewhere = {**there, "INSTALLED": installed.replace("s3.direct", "s3.private")}
+        private = "https://s3.private.eu-de.cloud-object-storage.appdomain.cloud"
+        self.refused(deploy(**elsewhere, **region), f"installed with ENDPOINT={private}, which would change")
         # And what is the same need not be said.
         same = deploy(INSTALLED=deploy().object("ConfigMap")["data"]["uploader.yaml"])
         self.assertEqual(same.status, 0, same.err)
+
+    def test_the_overlay_is_not_left_out_of_an_upgrade(self):
+        template = deploy(OVERLAY="iks").object("DaemonSet")["spec"]["template"]
+        there = {"ANNOTATION": template["metadata"]["annotations"]["coredump-handler/settings"]}
+        self.refused(deploy(**there), "installed with OVERLAY=iks, which would change")
+        for options in [{"OVERLAY": "iks", **there}, {"OVERLAY": "gke", **there}, {"ANNOTATION": "as-shipped"}]:
+            self.assertEqual(deploy(**options).status, 0)
+
+    def test_what_was_applied_as_it_was_shipped_says_nothing(self):
+        shipped = yaml.safe_load((DEPLOY / "base/configmap.yaml").read_text())["data"]["uploader.yaml"]
+        self.refused(deploy(OVERLAY="k3s", INSTALLED=shipped), "ENDPOINT is missing")
+
+    def test_a_pair_in_the_secret_is_not_pushed_aside_by_a_key_in_the_environment(self):
+        self.refused(deploy(OVERLAY="iks", IBM_CLOUD_API_KEY="key"), "has a pair", "AUTH=ibm_api_key")
 
     def test_a_key_in_the_environment_does_not_change_how_an_installed_uploader_shows_itself(self):
         installed = deploy(OVERLAY="iks").object("ConfigMap")["data"]["uploader.yaml"]
         self.refused(deploy(OVERLAY="iks", INSTALLED=installed, IBM_CLOUD_API_KEY="key"), "AUTH=hmac")
 
     def test_an_api_key_is_a_secret_of_its_own(self):
-        said = deploy(OVERLAY="iks", REGION="eu-de", IBM_CLOUD_API_KEY="key")
+        said = deploy(OVERLAY="iks", REGION="eu-de", IBM_CLOUD_API_KEY="key", SECRET="")
         self.assertEqual(
             said.uploader(),
             {
@@ -272,11 +294,11 @@ class Undeploy(unittest.TestCase):
 
     def test_a_node_that_is_not_clean_is_named_with_what_cleans_it(self):
         pods = f"{PENDING}\n{ANSWERS['PODS']}"
-        said = Script("undeploy.sh", REFUSED="delete daemonset*", OVERLAY="gke", PODS=pods)
+        said = Script("undeploy.sh", REFUSED="delete daemonset*", OVERLAY="gke", PODS=pods, SAID="")
         self.assertEqual(said.status, 1)
         self.assertEqual(len(said.changes()), 1)
         by_hand = (
-            "worker-3; by hand: echo 'host_dir: /home/kubernetes/bin/coredump-handler' | kubectl debug"
+            "worker-3: nothing; by hand: echo 'host_dir: /home/kubernetes/bin/coredump-handler' | kubectl debug"
             " node/worker-3 --namespace kube-system --stdin --profile=sysadmin --image=coredump-handler:0.1.0 --"
             " installer --config /dev/stdin --host-root /host uninstall"
         )
@@ -298,6 +320,10 @@ class Undeploy(unittest.TestCase):
                 self.assertEqual(len(said.changes()), 2)
                 self.assertIn(f"worker-3: {heard}; by hand: echo 'host_dir: /opt/coredump-handler'", said.err)
                 self.assertIn("not every node is known to be clean", said.err)
+
+    def test_the_directory_is_that_of_what_is_installed(self):
+        said = Script("undeploy.sh", SAID="", INSTALLED="host_dir: /home/kubernetes/bin/coredump-handler")
+        self.assertIn("by hand: echo 'host_dir: /home/kubernetes/bin/coredump-handler' | kubectl", said.err)
 
     def test_such_a_node_is_named_also_if_the_rest_cannot_be_removed(self):
         said = Script("undeploy.sh", SAID="", REFUSED="delete --ignore*")

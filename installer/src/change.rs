@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow, ensure};
 
-use crate::execution::{Done, execute};
+use crate::execution::{Done, execute, write_down};
 use crate::host::{Directory, Host, Node, observe};
 use crate::lock::{Lock, PATIENCE};
 use crate::plan;
 use crate::step::Step;
-use crate::trial::NotRun;
+use crate::trial::{NotRun, Outcome};
 
 /// Makes the host collect, whatever fails on the way, and tells `did` about
 /// each thing it had to do. Waits for other installers as long as `patience`.
@@ -24,11 +24,35 @@ use crate::trial::NotRun;
 /// leaves no plan, or all the steps that failed. The next attempt goes on from
 /// there. [`NotRun`] if all is in place, and the kernel, which ran a composer here
 /// before, was not seen to run this one.
-pub fn install(node: &Node, patience: Duration, mut did: impl FnMut(&Step)) -> Result<()> {
+pub fn install(node: &Node, patience: Duration, did: impl FnMut(&Step)) -> Result<()> {
     let Some((_lock, host)) = lock(node, patience)? else { return Ok(()) };
+    let (failure, is_planned) = match plan::install(&host, &node.config) {
+        Ok(steps) => match execute_all(node, steps, did) {
+            Some(failure) => (failure, true),
+            None => return Ok(()),
+        },
+        Err(err) => (err, false),
+    };
+    let is_ours = is_planned || host.memory.is_some();
+    if host.trial.is_proven(host.memory.is_some()) || !is_ours {
+        return Err(failure);
+    }
+    if is_planned && !failure.is::<NotRun>() {
+        // As after a trial, nor is it to be taken again and again.
+        write_down(node, Outcome::Failed(format!("{failure:#}")), false)?;
+    }
+    let given_back = observe(node).and_then(|host| plan::retreat(&host, &node.config));
+    Err(match given_back.and_then(|steps| give_back(node, steps, |_| ())) {
+        Ok(()) => anyhow!("{failure:#}; this node is what it was before"),
+        Err(err) => anyhow!("{failure:#}; {err:#}"),
+    })
+}
+
+/// Executes all steps that can be, and returns what failed.
+fn execute_all(node: &Node, steps: Vec<Step>, mut did: impl FnMut(&Step)) -> Option<Error> {
     let mut undone: Vec<Step> = Vec::new();
     let mut failures: Vec<Error> = Vec::new();
-    for step in plan::install(&host, &node.config)? {
+    for step in steps {
         if undone.iter().any(|failed| step.needs(failed)) {
             undone.push(step);
             continue;
@@ -41,15 +65,7 @@ pub fn install(node: &Node, patience: Duration, mut did: impl FnMut(&Step)) -> R
             }
         }
     }
-    let Some(failure) = together(failures) else { return Ok(()) };
-    if host.trial.is_proven(host.memory.is_some()) {
-        return Err(failure);
-    }
-    let given_back = observe(node).and_then(|host| plan::retreat(&host, &node.config));
-    Err(match given_back.and_then(|steps| give_back(node, steps, |_| ())) {
-        Ok(()) => anyhow!("{failure}; this node is what it was before"),
-        Err(err) => anyhow!("{failure}; {err:#}"),
-    })
+    together(failures)
 }
 
 /// All that failed.
@@ -66,8 +82,11 @@ fn together(mut failures: Vec<Error>) -> Option<Error> {
 fn lock(node: &Node, patience: Duration) -> Result<Option<(Lock, Host)>> {
     loop {
         let first = observe(node)?;
-        if plan::install(&first, &node.config)?.is_empty() {
-            return Ok(None);
+        match plan::install(&first, &node.config) {
+            Ok(steps) if steps.is_empty() => return Ok(None),
+            // There is something to give back.
+            Err(_) if first.memory.is_some() && !first.trial.is_proven(true) => {}
+            planned => drop(planned?),
         }
         // What is locked must be there. A kill between two of these leaves the
         // outer ones for ever: no memory can be written yet, and an empty

@@ -1,12 +1,14 @@
 //! A child of our own that crashes, because only what becomes of a crash shows
 //! that crashes are seen.
 
+use std::collections::hash_map::RandomState;
 use std::ffi::CString;
+use std::hash::BuildHasher;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
@@ -30,10 +32,9 @@ pub fn die(comm: &str) -> Result<()> {
     std::process::abort()
 }
 
-/// Tells this crash from earlier ones; nobody has to be unable to guess it.
-pub fn seed() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    now.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(20)
+/// Tells this crash from others, and nobody can guess it.
+pub fn random() -> u64 {
+    RandomState::new().hash_one(()) // std seeds it from getrandom(2)
 }
 
 /// Crashes a child named `comm`, of at most 15 bytes, and waits until the kernel

@@ -93,7 +93,11 @@ fn attempt(node: &Node) -> Result<()> {
     Ok(())
 }
 
-fn write_down(node: &Node, outcome: Outcome, proven: bool) -> Result<()> {
+/// Writes down what came of a trial, or that there is one to come.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_down(node: &Node, outcome: Outcome, proven: bool) -> Result<()> {
     let record = serde_json::to_vec(&Record::new(node, outcome, proven)?)?;
     put(&node.place(TRIAL), STATE_MODE, &mut record.as_slice())
 }

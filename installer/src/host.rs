@@ -171,8 +171,8 @@ pub fn temporary(name: &str) -> String {
     format!(".{name}.new")
 }
 
-fn temporaries() -> [String; 4] {
-    [COMPOSER, COMPOSER_SETTINGS, STATE, TRIAL].map(temporary)
+fn temporaries() -> [String; 5] {
+    [COMPOSER, COMPOSER_SETTINGS, STATE, TRIAL, TRIAL_NAME].map(temporary)
 }
 
 /// Looks at the composer.

@@ -43,14 +43,19 @@ pub fn install(host: &Host, config: &Config) -> Result<Vec<Step>> {
         && *ago < LEAVE_ALONE
     {
         bail!(
-            "{why}; this node is left alone for an hour, or until it boots, gets another composer, or is uninstalled"
+            "{why}; this node is what it was before, and is left alone for an hour, or until it boots, gets another \
+             composer, or is uninstalled"
         );
     }
     check_holder(host, config)?;
     let memory = memory(host, config)?;
     steps.extend(host.leftovers.iter().cloned().map(Step::RemoveFile));
     steps.extend(missing(&host.dir).iter().cloned().map(Step::MakeDir));
-    if host.memory.is_none() && matches!(host.trial, Trial::Untried | Trial::Outdated { proven: true }) {
+    let says_proven = matches!(
+        host.trial,
+        Trial::Untried | Trial::Outdated { proven: true } | Trial::Failed { proven: true, .. }
+    );
+    if host.memory.is_none() && says_proven {
         steps.push(Step::Doubt);
     }
     if host.memory.as_ref() != Some(&memory) {
@@ -191,9 +196,6 @@ pub fn uninstall(host: &Host, config: &Config) -> Result<Vec<Step>> {
     if host.settings != Ok(Shipped::Missing) {
         steps.push(Step::RemoveFile(config.host_dir.join(COMPOSER_SETTINGS)));
     }
-    if !matches!(host.trial, Trial::NoKernel | Trial::Untried) {
-        steps.push(Step::RemoveFile(config.host_dir.join(TRIAL)));
-    }
     steps.extend(given_back(host, config, &memory));
     // The directory of the memory, and those around it, go after the memory;
     // all others before it, or a kill in between would leave them for ever.
@@ -206,7 +208,12 @@ pub fn uninstall(host: &Host, config: &Config) -> Result<Vec<Step>> {
             steps.push(Step::LeaveDir(config.spool_dir.clone()));
         }
         steps.push(Step::Forget);
-    } else if abandoned(&host.dir) {
+    }
+    // With a memory, and without this, a host would count as proven.
+    if !matches!(host.trial, Trial::NoKernel | Trial::Untried) {
+        steps.push(Step::RemoveFile(config.host_dir.join(TRIAL)));
+    }
+    if host.memory.is_none() && abandoned(&host.dir) {
         steps.push(Step::RemoveDir(config.host_dir.clone()));
     }
     steps.extend(after.into_iter().map(Step::RemoveDir));
@@ -377,10 +384,10 @@ mod tests {
                 set(Sysctl::CorePipeLimit, "256", "0"),
                 Step::RemoveComposer(path("/opt/x/composer")),
                 Step::RemoveFile(path("/opt/x/composer.yaml")),
-                Step::RemoveFile(path("/opt/x/trial.json")),
                 Step::RemoveDir(path("/dumps/spool")),
                 Step::RemoveDir(path("/dumps")),
                 Step::Forget,
+                Step::RemoveFile(path("/opt/x/trial.json")),
                 Step::RemoveDir(path("/opt/x")),
             ]
         );
@@ -456,13 +463,14 @@ mod tests {
         let host = Host { memory: Some(memory), ..installed() };
         assert_eq!(install(&host), []);
         assert_eq!(
-            uninstall(&host, &config())[6..],
+            uninstall(&host, &config())[5..],
             [
                 Step::GiveBackMode(path("/dumps/spool"), 0o750),
                 Step::GiveBackGroup(path("/dumps/spool"), 5),
                 Step::GiveBackMode(path("/opt/x"), 0o755),
                 Step::LeaveDir(path("/dumps/spool")),
                 Step::Forget,
+                Step::RemoveFile(path("/opt/x/trial.json")),
             ]
         );
     }
@@ -578,7 +586,10 @@ mod tests {
         assert_eq!(install(&Host { trial: Trial::NoKernel, ..installed() }), []);
         // One that was given back is not taken again at each start of a pod.
         let err = super::install(&Host { trial: failed(3599), ..bare() }, &config()).unwrap_err();
-        assert!(err.to_string().starts_with("seccomp; this node is left alone"), "{err}");
+        assert!(
+            err.to_string().starts_with("seccomp; this node is what it was before, and is left alone"),
+            "{err}"
+        );
         let again = install(&Host { trial: failed(3601), ..bare() });
         assert!(again.contains(&Step::Try) && !again.contains(&Step::Doubt), "{again:?}");
     }

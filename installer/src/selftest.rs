@@ -29,7 +29,7 @@ pub fn run(node: &Node) -> Result<()> {
     status::report(&status::at_rest(node), false).context("before any crash")?;
     let spool = Spool::open(node.root.locate(&node.config.spool_dir)).context("opening the spool")?;
 
-    let comm = format!("selftest-{:06x}", crash::seed() & 0xff_ffff);
+    let comm = format!("selftest-{:06x}", crash::random() & 0xff_ffff);
     say(&format!("crashing a child named {comm}"));
     let status = crash::child(node, &comm, PATIENCE)?;
 

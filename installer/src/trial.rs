@@ -167,28 +167,35 @@ pub fn known(node: &Node) -> Trial {
     }
 }
 
-/// The command name of a trial, of its own for each.
+/// The command name of a trial, which nobody can guess.
 pub fn name() -> String {
-    format!("trial-{:09x}", crash::seed() & 0xf_ffff_ffff)
+    format!("trial-{:09x}", crash::random() & 0xf_ffff_ffff)
 }
 
 /// Makes one under this name, which the composer has to know by now.
 ///
 /// # Errors
-/// If nothing can be said of its outcome.
+/// If somebody changed the pattern meanwhile.
 pub fn make(node: &Node, name: &str) -> Result<Outcome> {
-    let spool = Spool::open(node.root.locate(&node.config.spool_dir)).context("opening the spool")?;
-    crash::child(node, name, PATIENCE)?;
-    if crash::line_about(&spool, name, PATIENCE_FOR_LINE)?.is_some() {
-        return Ok(Outcome::Passed);
-    }
+    let outcome = match crash_as(node, name) {
+        Ok(true) => return Ok(Outcome::Passed),
+        Ok(false) => Outcome::Failed(format!(
+            "the kernel does not run {}, or not with the {} that we see: of a crash of our own nothing came into its \
+             {}; `dmesg` on the node has the reason",
+            node.config.host_dir.join(COMPOSER),
+            node.config.spool_dir,
+            journal::FILE_NAME
+        )),
+        Err(err) => Outcome::Failed(format!("it is not known whether the kernel runs the composer: {err:#}")),
+    };
     let now = Sysctl::CorePattern.read(&node.config.sysctl_dir)?;
     ensure!(Some(&*now) == node.config.wanted(Sysctl::CorePattern), "somebody set core_pattern to {now:?}");
-    Ok(Outcome::Failed(format!(
-        "the kernel does not run {}, or not with the {} that we see: of a crash of our own nothing came into its {}; \
-         `dmesg` on the node has the reason",
-        node.config.host_dir.join(COMPOSER),
-        node.config.spool_dir,
-        journal::FILE_NAME
-    )))
+    Ok(outcome)
+}
+
+/// Whether the journal has a line about it.
+fn crash_as(node: &Node, name: &str) -> Result<bool> {
+    let spool = Spool::open(node.root.locate(&node.config.spool_dir)).context("opening the spool")?;
+    crash::child(node, name, PATIENCE)?;
+    Ok(crash::line_about(&spool, name, PATIENCE_FOR_LINE)?.is_some())
 }

@@ -148,7 +148,7 @@ fn a_node_whose_kernel_does_not_run_the_composer_is_what_it_was_and_says_why() {
         assert!(!done && said.contains("the kernel does not run"), "{said}");
         assert!(said.contains("this node is what it was before"), "{said}");
         let (done, said) = output(command);
-        assert!(!done && said.contains("this node is left alone for an hour"), "{said}");
+        assert!(!done && said.contains("and is left alone for an hour"), "{said}");
         assert_eq!(Sysctl::ALL.map(Sysctl::read), before);
         let host_dir = root.join(node.host_dir().strip_prefix("/").unwrap());
         let left: Vec<_> = fs::read_dir(host_dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -172,16 +172,39 @@ fn a_node_that_was_never_seen_to_work_is_given_back_also_by_the_installer_after_
     kernel.set(Sysctl::CorePattern, "/var/crash/core.%e.%p");
     let before = Sysctl::ALL.map(Sysctl::read);
     let broken = Broken::new();
-    let mut install = broken.installer(&node, "install");
-    let mut killed = install.spawn().unwrap();
-    wait_for("its trial", PATIENCE, || node.host_dir().join("trial.name").exists().then_some(()));
-    killed.kill().unwrap();
-    killed.wait().unwrap();
-    assert!(Sysctl::CorePattern.read().starts_with('|'), "it was killed in time");
-    let (done, said) = output(&mut install);
-    assert!(!done && said.contains("this node is what it was before"), "{said}");
-    assert_eq!(Sysctl::ALL.map(Sysctl::read), before);
-    assert!(!node.host_dir().join("state.json").exists() && !node.host_dir().join("trial.name").exists());
+    let settings = fs::read_to_string(node.installer_yaml()).unwrap();
+    let shared = settings.replace(node.spool_dir().to_str().unwrap(), "/var/tmp");
+    for (settings_then, why) in [(&settings, "the kernel does not run"), (&shared, "others share it")] {
+        fs::write(node.installer_yaml(), &settings).unwrap();
+        let mut killed = broken.installer(&node, "install").spawn().unwrap();
+        wait_for("its trial", PATIENCE, || node.host_dir().join("trial.name").exists().then_some(()));
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        assert!(Sysctl::CorePattern.read().starts_with('|'), "it was killed in time");
+        fs::write(node.installer_yaml(), settings_then).unwrap();
+        let (done, said) = output(&mut broken.installer(&node, "install"));
+        assert!(!done && said.contains(why) && said.contains("this node is what it was before"), "{said}");
+        assert_eq!(Sysctl::ALL.map(Sysctl::read), before);
+        assert!(!node.host_dir().join("state.json").exists() && !node.host_dir().join("trial.name").exists());
+        node::run(&mut broken.installer(&node, "uninstall"));
+    }
+}
+
+#[test]
+fn what_a_trial_that_was_killed_leaves_is_in_nobodys_way() {
+    let node = Node::new("");
+    let kernel = Kernel::lock();
+    kernel.set(Sysctl::CorePattern, "core");
+    node.install();
+    for name in [".trial.name.new", ".trial.json.new", "trial.name", "trial.json"] {
+        fs::write(node.host_dir().join(name), "half").unwrap();
+    }
+    node::run(&mut node.installer(["install"]));
+    node::run(&mut node.installer(["status"]));
+    let mut left: Vec<_> =
+        fs::read_dir(node.host_dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["composer", "composer.yaml", "state.json", "trial.json"]);
 }
 
 #[test]
