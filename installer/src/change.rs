@@ -26,26 +26,31 @@ use crate::trial::{NotRun, Outcome};
 /// before, was not seen to run this one.
 pub fn install(node: &Node, patience: Duration, did: impl FnMut(&Step)) -> Result<()> {
     let Some((_lock, host)) = lock(node, patience)? else { return Ok(()) };
-    let (failure, is_planned) = match plan::install(&host, &node.config) {
-        Ok(steps) => match execute_all(node, steps, did) {
-            Some(failure) => (failure, true),
-            None => return Ok(()),
-        },
-        Err(err) => (err, false),
+    let is_proven = host.trial.is_proven(host.memory.is_some());
+    let failure = match plan::install(&host, &node.config) {
+        Ok(steps) => execute_all(node, steps, did),
+        Err(err) if is_proven || host.memory.is_none() => return Err(err),
+        Err(err) => return Err(given_back(node, err)),
     };
-    let is_ours = is_planned || host.memory.is_some();
-    if host.trial.is_proven(host.memory.is_some()) || !is_ours {
+    let Some(failure) = failure else { return Ok(()) };
+    if is_proven {
         return Err(failure);
     }
-    if is_planned && !failure.is::<NotRun>() {
-        // As after a trial, nor is it to be taken again and again.
-        write_down(node, Outcome::Failed(format!("{failure:#}")), false)?;
+    if !failure.is::<NotRun>() {
+        // As after a trial, it is not to be taken again at each start. A disk that is
+        // too full for this must not keep it from being given back.
+        let _ = write_down(node, Outcome::Failed(format!("{failure:#}")), false);
     }
-    let given_back = observe(node).and_then(|host| plan::retreat(&host, &node.config));
-    Err(match given_back.and_then(|steps| give_back(node, steps, |_| ())) {
+    Err(given_back(node, failure))
+}
+
+/// Gives back a host that we cannot collect on, and says why we cannot.
+fn given_back(node: &Node, failure: Error) -> Error {
+    let steps = observe(node).and_then(|host| plan::retreat(&host, &node.config));
+    match steps.and_then(|steps| give_back(node, steps, |_| ())) {
         Ok(()) => anyhow!("{failure:#}; this node is what it was before"),
         Err(err) => anyhow!("{failure:#}; {err:#}"),
-    })
+    }
 }
 
 /// Executes all steps that can be, and returns what failed.

@@ -191,6 +191,22 @@ fn a_node_that_was_never_seen_to_work_is_given_back_also_by_the_installer_after_
 }
 
 #[test]
+fn a_first_installation_that_is_not_whole_is_given_back_and_not_begun_again_at_once() {
+    let node = Node::new("");
+    let kernel = Kernel::lock();
+    kernel.set(Sysctl::CorePattern, "/var/crash/core.%e.%p");
+    let before = Sysctl::ALL.map(Sysctl::read);
+    let host_dir = node.host_dir();
+    let _small = Mounted::tmpfs(&host_dir, "size=1m,mode=711"); // the composer has seven
+    let (done, said) = output(&mut node.installer(["install"]));
+    assert!(!done && said.contains("No space left") && said.contains("what it was before"), "{said}");
+    assert_eq!(Sysctl::ALL.map(Sysctl::read), before);
+    assert!(!host_dir.join("state.json").exists());
+    let (done, said) = output(&mut node.installer(["install"]));
+    assert!(!done && said.contains("left alone for an hour"), "{said}");
+}
+
+#[test]
 fn what_a_trial_that_was_killed_leaves_is_in_nobodys_way() {
     let node = Node::new("");
     let kernel = Kernel::lock();
