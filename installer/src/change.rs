@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow, ensure};
 
-use crate::execution::{Done, execute, write_down};
+use crate::execution::{Done, execute};
 use crate::host::{Directory, Host, Node, observe};
 use crate::lock::{Lock, PATIENCE};
 use crate::plan;
 use crate::step::Step;
-use crate::trial::{NotRun, Outcome};
+use crate::trial::NotRun;
 
 /// Makes the host collect, whatever fails on the way, and tells `did` about
 /// each thing it had to do. Waits for other installers as long as `patience`.
@@ -28,20 +28,15 @@ pub fn install(node: &Node, patience: Duration, did: impl FnMut(&Step)) -> Resul
     let Some((_lock, host)) = lock(node, patience)? else { return Ok(()) };
     let is_proven = host.trial.is_proven(host.memory.is_some());
     let failure = match plan::install(&host, &node.config) {
-        Ok(steps) => execute_all(node, steps, did),
+        Ok(steps) => execute_all(node, steps, is_proven, did),
         Err(err) if is_proven || host.memory.is_none() => return Err(err),
         Err(err) => return Err(given_back(node, err)),
     };
-    let Some(failure) = failure else { return Ok(()) };
-    if is_proven {
-        return Err(failure);
+    match failure {
+        None => Ok(()),
+        Some(failure) if is_proven => Err(failure),
+        Some(failure) => Err(given_back(node, failure)),
     }
-    if !failure.is::<NotRun>() {
-        // As after a trial, it is not to be taken again at each start. A disk that is
-        // too full for this must not keep it from being given back.
-        let _ = write_down(node, Outcome::Failed(format!("{failure:#}")), false);
-    }
-    Err(given_back(node, failure))
 }
 
 /// Gives back a host that we cannot collect on, and says why we cannot.
@@ -53,12 +48,14 @@ fn given_back(node: &Node, failure: Error) -> Error {
     }
 }
 
-/// Executes all steps that can be, and returns what failed.
-fn execute_all(node: &Node, steps: Vec<Step>, mut did: impl FnMut(&Step)) -> Option<Error> {
+/// Executes all steps that can be, and returns what failed. On a host that is not
+/// `proven`, and is to be given back then, none after one that failed: its pattern
+/// is not to be taken for nothing.
+fn execute_all(node: &Node, steps: Vec<Step>, proven: bool, mut did: impl FnMut(&Step)) -> Option<Error> {
     let mut undone: Vec<Step> = Vec::new();
     let mut failures: Vec<Error> = Vec::new();
     for step in steps {
-        if undone.iter().any(|failed| step.needs(failed)) {
+        if undone.iter().any(|failed| !proven || step.needs(failed)) {
             undone.push(step);
             continue;
         }

@@ -86,18 +86,14 @@ fn attempt(node: &Node) -> Result<()> {
     let outcome = trial::make(node, &name);
     remove_file(&node.place(TRIAL_NAME))?;
     let outcome = outcome?;
-    write_down(node, outcome.clone(), known.is_proven(node.place(STATE).exists()))?;
+    write_down(node, outcome.clone(), known.is_proven(true))?;
     if let Outcome::Failed(why) = outcome {
         bail!(why);
     }
     Ok(())
 }
 
-/// Writes down what came of a trial, or that there is one to come.
-///
-/// # Errors
-/// If it cannot be written.
-pub fn write_down(node: &Node, outcome: Outcome, proven: bool) -> Result<()> {
+fn write_down(node: &Node, outcome: Outcome, proven: bool) -> Result<()> {
     let record = serde_json::to_vec(&Record::new(node, outcome, proven)?)?;
     put(&node.place(TRIAL), STATE_MODE, &mut record.as_slice())
 }

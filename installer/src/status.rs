@@ -33,16 +33,20 @@ pub struct Check {
 
 /// Checks everything, whatever the outcome of the rest.
 pub fn of(node: &Node) -> Status {
-    let mut status = at_rest(node);
+    let mut checks = checks(node);
     match trial::known(node) {
         Trial::NoKernel => {}
-        trial => status.checks.push(check("kernel", tried(trial))),
+        trial => checks.push(check("kernel", tried(trial))),
     }
-    status.sum_up()
+    Status::new(checks)
 }
 
 /// Checks everything that can be seen without a crash.
 pub fn at_rest(node: &Node) -> Status {
+    Status::new(checks(node))
+}
+
+fn checks(node: &Node) -> Vec<Check> {
     let mut checks = vec![
         check("host_dir", host_dir(node)),
         check("composer", composer(node)),
@@ -52,12 +56,12 @@ pub fn at_rest(node: &Node) -> Status {
     for (sysctl, wanted) in &node.config.sysctls {
         checks.push(check(sysctl.name(), value(node, *sysctl, wanted)));
     }
-    Status { collecting: false, checks }.sum_up()
+    checks
 }
 
 impl Status {
-    fn sum_up(self) -> Status {
-        Status { collecting: self.checks.iter().all(|check| check.ok), ..self }
+    fn new(checks: Vec<Check>) -> Status {
+        Status { collecting: checks.iter().all(|check| check.ok), checks }
     }
 }
 
