@@ -18,6 +18,7 @@ mod storm;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -34,11 +35,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Collecting {
     kernel: Kernel,
     node: Node,
+    log: Log,
 }
 
 impl Collecting {
     fn new(settings: &str) -> Collecting {
-        let collecting = Collecting { kernel: Kernel::lock(), node: Node::new(settings) };
+        let (kernel, node) = (Kernel::lock(), Node::new(settings));
+        let collecting = Collecting { kernel, node, log: Log::from_now() };
         collecting.node.install();
         collecting
     }
@@ -48,6 +51,15 @@ impl Collecting {
         let ready = self.node.wait_for_ready(1, PATIENCE);
         let [entry] = &ready[..] else { panic!("{ready:?}") };
         self.node.open(entry)
+    }
+}
+
+impl Drop for Collecting {
+    /// Whoever reads of a test that failed wants to know what the composer said.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the kernel's log meanwhile:\n{}", self.log.read());
+        }
     }
 }
 
