@@ -50,9 +50,9 @@ demo: ## one real crash becomes one verified object; needs root, puts the host b
 test: tools build static crasher test-deploy ## everything; as root also with the real kernel
 ifeq ($(shell id -u),0)
 	@$(MAKE) --no-print-directory image
-	cargo test --locked --workspace
+	cargo test --locked --workspace --no-fail-fast
 else
-	cargo test --locked --workspace --exclude testbed
+	cargo test --locked --workspace --exclude testbed --no-fail-fast
 	@echo 'not root: what needs the kernel (deploy/testbed) was left out'
 endif
 

@@ -192,7 +192,9 @@ fn a_runtime_that_hangs_holds_the_crashed_process_no_longer_than_none_at_all() {
     let mut held = [vec![], vec![]];
     for round in 0..2 * 9 {
         let socket = [socket.to_str().unwrap(), "/nowhere/cri.sock"][round % 2];
-        let settings = format!("spool_dir: {}\ncri_socket: {socket}\ncri_timeout: 2s\n", spool.display());
+        let spool_dir = spool.display();
+        let settings =
+            format!("spool_dir: {spool_dir}\nkeep_free: 64MiB\ncri_socket: {socket}\ncri_timeout: 2s\n");
         fs::write(&yaml, settings).unwrap();
         let crasher = Crasher::start(["--heap-mb", "64"]);
         cgroup.take(crasher.pid);
