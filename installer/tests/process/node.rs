@@ -148,7 +148,7 @@ fn look(path: &Path, all: &mut Snapshot) {
 
 /// Waits for a condition, for as long as drift may go unnoticed.
 pub fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < deadline, "never: {what}");
         thread::sleep(Duration::from_millis(10));

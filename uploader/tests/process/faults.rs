@@ -251,7 +251,7 @@ fn on_sigterm_what_takes_too_long_is_broken_off_and_left_to_the_next_start() {
     daemon.terminate();
     assert!(daemon.wait());
     assert!(began.elapsed() > Duration::from_secs(1), "there is a grace period of two seconds");
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     assert_eq!(store.open_uploads(), 1, "its parts are left");
     assert_eq!(node.states(), [State::Ready]);
     store.clear_faults();

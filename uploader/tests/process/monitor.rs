@@ -434,8 +434,8 @@ fn clients_that_say_nothing_keep_nobody_out() {
     let store = Store::temporary(BUCKET);
     let node = watched(&store, "");
     let watched = Watched::start(&node);
-    let silent: Vec<_> = (0..16).map(|_| TcpStream::connect(watched.address).unwrap()).collect();
     let began = Instant::now();
+    let silent: Vec<_> = (0..16).map(|_| TcpStream::connect(watched.address).unwrap()).collect();
     assert_eq!(watched.get("/livez").0, 200);
     assert!(began.elapsed() < PATIENCE);
     assert!(began.elapsed() > Duration::from_secs(5), "no more than so many at once");

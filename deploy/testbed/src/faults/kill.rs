@@ -79,7 +79,13 @@ fn crash(node: &Node, uploader: &mut Uploader, dice: &mut Dice) -> Crash {
     thread::sleep(Duration::from_micros(when));
     let mut composer_killed = false;
     if whom != 0 {
-        for composer in composers(node) {
+        // Not that of the crash before, which may not have ended yet.
+        let its = format!("P{pid}");
+        let is_its = |composer: &Pid| {
+            fs::read(format!("/proc/{composer}/cmdline"))
+                .is_ok_and(|line| line.split(|byte| *byte == 0).any(|arg| arg == its.as_bytes()))
+        };
+        for composer in composers(node).into_iter().filter(is_its) {
             composer_killed |= kill(composer, Signal::SIGKILL).is_ok();
         }
     }

@@ -164,11 +164,9 @@ impl Harmed<'_> {
                 store.set_faults(rule);
                 let uploader = Uploader::start(node);
                 self.watch(lasting);
-                assert!(
-                    store.requests().iter().any(|request| rule(request).is_some()),
-                    "{}",
-                    self.tally.case
-                );
+                wait_for(&format!("harm ({})", self.tally.case), PATIENCE, || {
+                    store.requests().iter().any(|request| rule(request).is_some()).then_some(())
+                });
                 store.clear_faults();
                 (store, uploader)
             }

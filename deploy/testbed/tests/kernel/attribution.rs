@@ -221,6 +221,6 @@ fn a_runtime_that_hangs_holds_the_crashed_process_no_longer_than_none_at_all() {
         none * 1e3,
         hung / none
     );
-    // Waiting for it would take twenty times as long; a busy machine takes a half.
-    assert!(hung < none * 1.5, "{hung} s, {none} s");
+    // Waiting for it would take two seconds; a busy machine takes its time.
+    assert!(hung < none * 1.5 + 0.5, "{hung} s, {none} s");
 }

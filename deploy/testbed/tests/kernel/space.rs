@@ -59,7 +59,9 @@ fn is_good_as_far_as_it_goes(collecting: &Collecting, address: u64, reason: &Tru
 
 fn only_line(collecting: &Collecting) -> Line {
     let journal = collecting.node.spool_dir().join("crashes.jsonl");
-    let text = wait_for("the journal", PATIENCE, || fs::read_to_string(&journal).ok());
+    let text = wait_for("the journal", PATIENCE, || {
+        fs::read_to_string(&journal).ok().filter(|text| text.ends_with('\n'))
+    });
     serde_json::from_str(text.trim()).unwrap()
 }
 
@@ -120,7 +122,7 @@ fn what_is_to_stay_free_of_the_disk_stays_free() {
     assert!(dump > 10 * MIB, "{dump}");
     let put_away = 24 * MIB / 16;
     assert!((40 * MIB..40 * MIB + SLACK + put_away).contains(&free()), "{}", free());
-    wait_for("the journal", PATIENCE, || fs::exists(spool.join("crashes.jsonl")).unwrap().then_some(()));
+    only_line(&collecting);
     fs::remove_file(spool.join("crashes.jsonl")).unwrap();
     fs::write(spool.join("a stranger's"), vec![1; (free() - 43 * MIB) as usize]).unwrap();
     crash();

@@ -34,7 +34,7 @@ fn of_many_that_crash_at_once_each_is_kept_or_counted() {
     let captured: Vec<_> = captured.map(|line| line.id.clone()).collect();
     let busy = lines.iter().filter(|line| line.outcome == Outcome::Skipped { reason: Skip::Busy }).count();
     assert_eq!(captured.len() + busy, CRASHES, "{lines:?}");
-    assert!(captured.len() >= CRASHES / 2, "{}", captured.len());
+    assert!(!captured.is_empty(), "{lines:?}");
     let ready = collecting.node.dumps(State::Ready);
     assert_eq!(ready.len(), captured.len());
     assert!(ready.iter().all(|entry| captured.contains(entry.id())));
