@@ -20,7 +20,7 @@ use protocol::host::{HostRoot, TRIAL_NAME};
 use protocol::journal::{self, Line, Outcome, Skip};
 use protocol::manifest::{self, Attribution, Core, Manifest, Truncation};
 use protocol::settings::{Capture, ComposerSettings, Compression};
-use protocol::spool::{DumpId, Part, Spool};
+use protocol::spool::{DumpId, Found, Part, Spool};
 use protocol::text::Text;
 
 use crate::account::Origin;
@@ -101,6 +101,10 @@ pub fn capture(argv: &Argv) -> anyhow::Result<String> {
 
     let outcome = match &result {
         Ok(captured) => captured.outcome.clone(),
+        // Whoever repairs it will know what became of it, and write the line.
+        Err(err) if dump.is_begun() => {
+            return Err(anyhow!("dump {id} of pid {pid} is left to be repaired: {err:#}"));
+        }
         Err(err) => Outcome::Refused { reason: format!("{err:#}") },
     };
     let line = Line {
@@ -295,6 +299,12 @@ impl Dump<'_> {
             .context("writing the manifest")?;
         zip.finish().context("finishing the zip")?;
         publish(part, &manifest)
+    }
+
+    /// Whether there is a part with something in it.
+    fn is_begun(&self) -> bool {
+        let ours = |found: &Found| found.entry.id() == self.id && found.bytes > 0;
+        self.spool.list().is_ok_and(|dumps| dumps.iter().any(ours))
     }
 
     /// Room for what the encoders have no time for. Without it the crashed

@@ -52,8 +52,14 @@ impl Node {
     /// Starts the composer the way the kernel does: no environment, `/` as its
     /// directory, the core on 0, and 1 and 2 closed.
     fn start(&self, args: &[&[u8]]) -> Child {
+        self.start_after(":", args)
+    }
+
+    /// The same, after what a shell does first.
+    fn start_after(&self, first: &str, args: &[&[u8]]) -> Child {
         Command::new("/bin/sh")
-            .args(["-c", r#"exec "$0" "$@" >&- 2>&-"#])
+            .arg("-c")
+            .arg(format!(r#"{first}; exec "$0" "$@" >&- 2>&-"#))
             .arg(self.path("composer"))
             .args(args.iter().map(|arg| OsStr::from_bytes(arg)))
             .env_clear()
@@ -64,10 +70,7 @@ impl Node {
     }
 
     fn crash_with(&self, args: &[&[u8]], core: &[u8]) -> ExitStatus {
-        let mut composer = self.start(args);
-        // A composer that refuses closes the pipe, as it should.
-        let _ = composer.stdin.take().unwrap().write_all(core);
-        composer.wait().unwrap()
+        feed(self.start(args), core)
     }
 
     /// Crashes once and opens the dump.
@@ -87,6 +90,12 @@ impl Node {
         let text = fs::read_to_string(self.path("spool/crashes.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
+}
+
+fn feed(mut composer: Child, core: &[u8]) -> ExitStatus {
+    // A composer that refuses closes the pipe, as it should.
+    let _ = composer.stdin.take().unwrap().write_all(core);
+    composer.wait().unwrap()
 }
 
 struct Dump {
@@ -311,6 +320,21 @@ fn while_it_writes_the_part_is_locked_and_killed_it_is_abandoned() {
     composer.wait().unwrap();
     assert!(is_abandoned(&node.spool().read(&part).unwrap()).unwrap());
     assert_eq!(node.spool().list().unwrap().len(), 1, "it stays: what there is of it is evidence");
+}
+
+#[test]
+fn a_dump_that_cannot_be_ended_is_no_refused_one_but_left_to_be_repaired() {
+    let node = Node::new();
+    node.settings("compression: zstd");
+    // Noise, of which a file may have a MiB (in the shell's blocks of 512 bytes).
+    let mut core = elf(0);
+    File::open("/dev/urandom").unwrap().take(8 << 20).read_to_end(&mut core).unwrap();
+    let composer = node.start_after("trap '' XFSZ; ulimit -f 2048", &ARGS);
+    assert!(!feed(composer, &core).success());
+    let [part] = &node.spool().list().unwrap()[..] else { panic!("one part") };
+    assert_eq!(part.entry.state(), State::Part);
+    assert!(part.bytes > 0 && is_abandoned(&node.spool().read(&part.entry).unwrap()).unwrap());
+    assert!(!node.path("spool/crashes.jsonl").exists(), "whoever repairs it writes the line");
 }
 
 #[test]
