@@ -10,6 +10,11 @@ STATIC = $(TARGET_DIR)/$(TARGET)/release
 STATICALLY := RUSTFLAGS='-C target-feature=+crt-static'
 VENV := $(TARGET_DIR)/venv
 IMAGE ?= coredump-handler:0.1.0
+# A registry may fail more than once.
+export CARGO_NET_RETRY ?= 10
+
+# Cargo uses all processors by itself.
+.NOTPARALLEL:
 
 .PHONY: help
 help: ## this list
@@ -64,7 +69,7 @@ test-deploy: tools build dist/ca-certificates.crt $(VENV)/installed
 # helm-sdkpy asks for Python 3.12 and works with 3.11 all the same.
 $(VENV)/installed: deploy/tests/requirements.txt
 	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --ignore-requires-python --requirement $<
+	$(VENV)/bin/pip install --quiet --retries 10 --ignore-requires-python --requirement $<
 	touch $@
 
 # The containers of the tests have nothing in them but this.

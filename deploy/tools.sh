@@ -39,10 +39,13 @@ fi
 if [ -z "$missing" ]; then
     :
 elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    apt-get update -qq
-    # Word splitting is what makes a list of it.
+    # A mirror may fail once, and somebody else be installing.
+    patient='-o Acquire::Retries=5 -o DPkg::Lock::Timeout=300'
+    # Word splitting is what makes lists of them.
     # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    apt-get $patient update -qq
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get $patient install -y -qq --no-install-recommends $missing >/dev/null
 else
     echo "these packages are needed, and only root with apt-get could install them:$missing" >&2
     exit 1

@@ -416,22 +416,25 @@ mod tests {
 
     #[test]
     fn what_was_said_last_is_waited_for_but_not_for_ever() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let file = File::create(dir.path().join("0.log")).unwrap();
-        let talking = AtomicBool::new(true);
-        let took = thread::scope(|scope| {
-            scope.spawn(|| {
-                while talking.load(Ordering::Relaxed) {
-                    io::Write::write_all(&mut &file, b".").unwrap();
-                    thread::sleep(Duration::from_millis(1));
-                }
-            });
-            let began = Instant::now();
-            settle(&file);
-            talking.store(false, Ordering::Relaxed);
-            began.elapsed()
-        });
-        assert!(took >= QUIET_DEADLINE);
+        let while_it_talks = || {
+            let talking = AtomicBool::new(true);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    while talking.load(Ordering::Relaxed) {
+                        io::Write::write_all(&mut &file, b".").unwrap();
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                });
+                let began = Instant::now();
+                settle(&file);
+                talking.store(false, Ordering::Relaxed);
+                began.elapsed()
+            })
+        };
+        // A machine that is busy may make it pause.
+        assert!((0..10).any(|_| while_it_talks() >= QUIET_DEADLINE));
         let began = Instant::now();
         settle(&file);
         assert!(began.elapsed() >= QUIET);

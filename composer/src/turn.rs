@@ -107,13 +107,14 @@ mod tests {
         let turns: Vec<_> = (0..3).map(|_| Turn::wait(&path, 3, None).unwrap().unwrap()).collect();
         assert!((0..3).all(|place| !take(file.as_file(), place).unwrap()));
         let waits = thread::spawn(move || {
-            let began = Instant::now();
-            (Turn::wait(&path, 3, None).unwrap().is_some(), began.elapsed())
+            let got = Turn::wait(&path, 3, None).unwrap().is_some();
+            (got, Instant::now())
         });
         thread::sleep(Duration::from_millis(100));
+        let dropped = Instant::now();
         drop(turns);
-        let (got, after) = waits.join().unwrap();
-        assert!(got && after > Duration::from_millis(90) && after < PATIENCE, "{after:?}");
+        let (got, at) = waits.join().unwrap();
+        assert!(got && at > dropped);
     }
 
     #[test]
@@ -123,7 +124,7 @@ mod tests {
         let (first, _second) = (turn(Some("a")), turn(Some("a")));
         let began = Instant::now();
         let (_other, _host) = (turn(Some("b")).unwrap(), turn(None).unwrap());
-        assert!(began.elapsed() < Duration::from_secs(1));
+        assert!(began.elapsed() < PATIENCE / 2);
         let again = Turn::wait(file.path(), 5, Some("a"));
         assert!(
             again.unwrap().is_none() && began.elapsed() > PATIENCE,

@@ -397,10 +397,10 @@ mod tests {
         );
 
         let silent = but("ImageStatus", || Reply::Silence);
-        let (findings, _) = ask(&silent, "cri_timeout: 300ms");
+        let (findings, _) = ask(&silent, "cri_timeout: 3s");
         assert!(findings.container.present().is_some() && findings.log.is_some());
         assert_eq!(names(&findings), ["pods.json", "ps.json", "inspect.json"]);
-        assert_eq!(findings.problems[0], "no crictl/inspecti.json: no answer within 300ms");
+        assert_eq!(findings.problems[0], "no crictl/inspecti.json: no answer within 3s");
 
         let half = but("ListPodSandbox", || Reply::Half(vec![0; 1000]));
         let (findings, _) = ask(&half, "cri_timeout: 30s");

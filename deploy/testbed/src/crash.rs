@@ -10,7 +10,7 @@ use crate::node::program;
 use crate::wait_for;
 
 /// How long its end may take on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A process that waits to crash.
 pub struct Crasher {

@@ -98,7 +98,7 @@ impl Node {
     /// The installer with this node's settings, to be run on this machine.
     pub fn installer(&self, args: impl IntoIterator<Item: AsRef<OsStr>>) -> Command {
         let mut command = Command::new(dist().join("installer"));
-        command.args(args).arg("--config").arg(self.installer_yaml()).args(["--host-root", "/"]);
+        command.args(args).arg("--config").arg(self.installer_yaml()).args(["--host-root", "/"]).env_clear();
         command
     }
 
@@ -112,7 +112,7 @@ impl Node {
     /// The uploader with this node's settings, and the pair of the store.
     pub fn uploader(&self, args: impl IntoIterator<Item: AsRef<OsStr>>) -> Command {
         let mut command = Command::new(dist().join("uploader"));
-        command.args(args).arg("--config").arg(self.uploader_yaml());
+        command.args(args).arg("--config").arg(self.uploader_yaml()).env_clear();
         command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
         command
     }

@@ -104,7 +104,7 @@ impl Booth {
             fs::create_dir(&own)?;
             fs::copy(composer, own.join(COMPOSER)).context("copying the composer")?;
             let settings = format!(
-                "spool_dir: {}\ncompression: {}\nkeep_free: 1GiB\nrate_limit: {{every: 0s}}\n",
+                "spool_dir: {}\ncompression: {}\nkeep_free: 64MiB\nrate_limit: {{every: 0s}}\n",
                 spool.display(),
                 handler.name()
             );

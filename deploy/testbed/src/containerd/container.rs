@@ -16,7 +16,7 @@ use super::cri::{
 use crate::wait_for;
 
 /// A container is given as long as the slowest of composers takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// In seconds.
 const EXEC_DEADLINE: i64 = 30;

@@ -24,7 +24,7 @@ use crate::wait_for;
 
 const BUCKET: &str = "dumps";
 const MEMORY: Memory = Memory { fill: Fill::Mixed, length: 1 << 20 };
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// What means something to somebody who may come to see it.
 const RUDE: [&[u8]; 20] = [

@@ -21,7 +21,7 @@ use crate::wait_for;
 
 const BUCKET: &str = "dumps";
 const MIB: usize = 1;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// What a daemon has of a machine.
 #[derive(Clone, Copy)]
@@ -33,7 +33,7 @@ struct Usage {
 
 /// What it may have more of when it is at its work than it was seen to have
 /// before: another connection and file, another thread that reads for them.
-const MORE: Usage = Usage { descriptors: 4, threads: 4, kib: 4 << 10 };
+const MORE: Usage = Usage { descriptors: 8, threads: 8, kib: 8 << 10 };
 
 impl Usage {
     fn of(pid: u32) -> Usage {

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -46,7 +45,7 @@ fn uninstalling_gives_the_kernel_back_what_it_had() {
 }
 
 #[test]
-fn run_takes_the_kernel_back_within_ten_seconds_and_leaves_it_collecting() {
+fn run_takes_the_kernel_back_and_leaves_it_collecting() {
     let node = Node::new("");
     let kernel = Kernel::lock();
     let run = Running::start(node.installer(["run"]));
@@ -56,7 +55,7 @@ fn run_takes_the_kernel_back_within_ten_seconds_and_leaves_it_collecting() {
     kernel.set(Sysctl::CorePattern, "|/usr/lib/systemd/systemd-coredump %P");
     fs::remove_file(node.host_dir().join("composer")).unwrap();
     let repaired = || collecting().filter(|()| node.host_dir().join("composer").exists());
-    wait_for("the repair", Duration::from_secs(10), repaired);
+    wait_for("the repair", PATIENCE, repaired);
     let said = run.terminate();
     assert!(said.contains("|/usr/lib/systemd/systemd-coredump %P"), "{said}");
     Crasher::start(["--heap-mb", "1"]).crash();

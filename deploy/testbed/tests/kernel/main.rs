@@ -28,7 +28,7 @@ use testbed::node::{self, Dump, Node};
 use testbed::wait_for;
 
 /// For things that take a moment, on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A node whose installer has been run, and the kernel for it. The kernel goes
 /// first when both are dropped, so that it never names a composer that is gone.

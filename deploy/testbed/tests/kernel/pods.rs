@@ -23,7 +23,7 @@ const CRICTL: [&str; 6] =
 /// A node that collects, and asks this runtime.
 fn collecting(containerd: &Containerd, settings: &str) -> Collecting {
     let socket = containerd.socket();
-    Collecting::new(&format!("composer: {{cri_socket: {}{settings}}}", socket.display()))
+    Collecting::new(&format!("composer: {{cri_timeout: 60s, cri_socket: {}{settings}}}", socket.display()))
 }
 
 /// All dumps, by the ids of their containers.

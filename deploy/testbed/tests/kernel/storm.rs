@@ -42,7 +42,8 @@ fn of_many_that_crash_at_once_each_is_kept_or_counted() {
     for entry in ready {
         unzip_approves(&collecting.node.spool_dir().join(entry.to_string()));
     }
-    assert_eq!(kernel_log().matches("over core_pipe_limit").count(), skipped_before);
+    // Lines of before may have left the log meanwhile.
+    assert!(kernel_log().matches("over core_pipe_limit").count() <= skipped_before);
 }
 
 #[test]
