@@ -1,7 +1,8 @@
 //! The short form of `make faults`. Needs root.
 
 use testbed::faults::{
-    Tally, disk_fails_briefly, hostile_names, in_a_row, kill_anywhere, store_fails_briefly,
+    Tally, at_once, disk_fails_briefly, hostile_names, in_a_loop, in_a_row, kill_anywhere,
+    store_fails_briefly,
 };
 
 #[test]
@@ -9,6 +10,13 @@ fn whoever_is_killed_whenever_nothing_is_lost_and_nothing_lies() {
     let tally = kill_anywhere(20, 4);
     assert!(tally.is_clean(), "{tally:?}");
     assert!(!tally.notes.starts_with("0 whole, 0 truncated"), "{tally:?}");
+}
+
+#[test]
+fn a_storm_and_a_crash_loop_are_kept_or_counted_and_cost_the_node_little() {
+    for tally in [at_once(40), in_a_loop(20)] {
+        assert!(tally.is_clean(), "{tally:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The uploader, as a daemon.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 use crate::node::Node;
@@ -26,6 +28,17 @@ impl Uploader {
     /// What all uploaders of `node` have said.
     pub fn log(node: &Node) -> String {
         fs::read_to_string(node.path().join(LOG)).expect("the uploader's log")
+    }
+
+    /// What the last one that listens says that a series is.
+    pub fn metric(node: &Node, series: &str) -> Option<usize> {
+        let log = Uploader::log(node);
+        let address = log.rsplit_once("] listening address=")?.1.lines().next()?;
+        let mut stream = TcpStream::connect(address).ok()?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
     /// Its pid.

@@ -39,6 +39,8 @@ struct Crash {
     address: u64,
     memory: Memory,
     composer_killed: bool,
+    /// Whether there was a part, or a dump, after that.
+    begun: bool,
 }
 
 /// Crashes so many processes of random size and content, and kills their
@@ -94,7 +96,9 @@ fn crash(node: &Node, uploader: &mut Uploader, dice: &mut Dice) -> Crash {
         *uploader = Uploader::start(node);
     }
     crasher.end();
-    Crash { pid, address, memory: Memory { fill, length: mib << 20 }, composer_killed }
+    let dumps = node.spool().list().expect("the spool can be listed");
+    let begun = dumps.iter().any(|found| is_of(found.entry.id(), pid));
+    Crash { pid, address, memory: Memory { fill, length: mib << 20 }, composer_killed, begun }
 }
 
 /// What became of all of them.
@@ -103,8 +107,8 @@ fn count(node: &Node, store: &Store, crashes: &[Crash]) -> Tally {
     let (mut whole, mut truncated, mut counted, mut unbegun) = (0, 0, 0, 0);
     let objects = by_pid(store.objects(BUCKET));
     let journal = node.journal();
-    for Crash { pid, address, memory, composer_killed } in crashes {
-        let line = journal.iter().find(|line| line.id.as_str().contains(&format!("Z-{pid}-")));
+    for Crash { pid, address, memory, composer_killed, begun } in crashes {
+        let line = journal.iter().find(|line| is_of(&line.id, *pid));
         match objects.get(pid).map(Vec::as_slice).unwrap_or_default() {
             [key] => match judge(&store.path(BUCKET, key), *address, *memory) {
                 // One that is killed when it has published says nothing of it.
@@ -119,7 +123,7 @@ fn count(node: &Node, store: &Store, crashes: &[Crash]) -> Tally {
                 Err(why) => tally.lied.push(format!("{key}: {why}")),
             },
             [] if line.is_some_and(|line| !is_captured(line)) => counted += 1,
-            [] if *composer_killed => unbegun += 1,
+            [] if *composer_killed && !begun => unbegun += 1,
             [] => tally.lost.push(format!("pid {pid}")),
             more => tally.lied.push(format!("{more:?} are of one crash")),
         }
@@ -132,6 +136,10 @@ fn count(node: &Node, store: &Store, crashes: &[Crash]) -> Tally {
         "{whole} whole, {truncated} truncated, {counted} refused or removed, {unbegun} whose composer was killed before there was a dump",
     );
     tally
+}
+
+fn is_of(id: &DumpId, pid: u32) -> bool {
+    id.as_str().contains(&format!("Z-{pid}-"))
 }
 
 fn is_captured(line: &Line) -> bool {

@@ -1,8 +1,6 @@
 //! One uploader ships one crash after the other.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -90,7 +88,8 @@ pub fn in_a_row(crashes: usize) -> Tally {
     }
     for series in ["coredump_captured_total{result=\"whole\"}", "coredump_uploads_total{result=\"stored\"}"] {
         // The journal is looked at every few seconds.
-        let counted = wait_for(series, PATIENCE, || metric(&node, series).filter(|n| *n >= crashes));
+        let counted =
+            wait_for(series, PATIENCE, || Uploader::metric(&node, series).filter(|n| *n >= crashes));
         if counted != crashes {
             tally.lied.push(format!("{series} is {counted}"));
         }
@@ -118,15 +117,4 @@ pub fn in_a_row(crashes: usize) -> Tally {
     drop(uploader);
     drop(kernel);
     tally
-}
-
-/// What the uploader says that a series is.
-fn metric(node: &Node, series: &str) -> Option<usize> {
-    let log = Uploader::log(node);
-    let address = log.split_once("] listening address=")?.1.lines().next()?;
-    let mut stream = TcpStream::connect(address).ok()?;
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }

@@ -1,7 +1,6 @@
 //! Many crashes at once, and many of the same one.
 
 use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,9 +9,10 @@ use protocol::journal::{Line, Outcome};
 use protocol::spool::State;
 
 use super::Tally;
+use super::daemon::Uploader;
 use super::dump::{Kind, judge};
 use crate::crash::Crasher;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Log};
 use crate::memory::{Fill, Memory};
 use crate::node::Node;
 use crate::wait_for;
@@ -20,6 +20,12 @@ use crate::wait_for;
 const MIB: usize = 20;
 /// How many dumps one program may have at once.
 const BURST: usize = 5;
+/// The most that the spool of a crash loop may have: dumps of a MiB, and a journal.
+const MOST_BYTES: u64 = (2 * (BURST as u64 + 1)) << 20;
+/// How much less memory may be available while so many crash: a composer that
+/// waits has hardly any, one that works has at most 32 MiB.
+const EACH_MIB: u64 = 4;
+const WORKING_MIB: u64 = 16 * 32;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// So many processes of 20 MiB crash at the same time.
@@ -30,6 +36,7 @@ pub fn at_once(processes: usize) -> Tally {
         (0..processes).map(|_| Crasher::start(["--heap-mb", &MIB.to_string(), "--fill", "mixed"])).collect();
     let before = available_mib();
     let (over, began) = (AtomicBool::new(false), Instant::now());
+    let mut log = Log::from_now();
     let least = thread::scope(|scope| {
         let watch = scope.spawn(|| {
             let mut least = before;
@@ -64,11 +71,18 @@ pub fn at_once(processes: usize) -> Tally {
             Outcome::Skipped { .. } | Outcome::Refused { .. } => refused += 1,
         }
     }
+    let skipped = log.read().matches("over core_pipe_limit").count();
+    if skipped > 0 {
+        tally.lost.push(format!("the kernel skipped {skipped} crashes"));
+    }
     let parts = node.dumps(State::Part).len();
     if parts > 0 {
         tally.lied.push(format!("{parts} parts are left"));
     }
     let less = before.saturating_sub(least);
+    if less > processes as u64 * EACH_MIB + WORKING_MIB {
+        tally.lied.push(format!("{less} MiB less were available"));
+    }
     tally.notes =
         format!("{whole} whole, {refused} refused, in {seconds:.1} s; {less} MiB less were available");
     drop(kernel);
@@ -95,14 +109,33 @@ pub fn in_a_loop(times: usize) -> Tally {
     if dumps.len() != allowed {
         tally.lied.push(format!("there are {} dumps, not {allowed}", dumps.len()));
     }
-    let bytes: u64 = dumps.iter().map(|dump| size(&node.spool_dir().join(dump.to_string()))).sum();
-    tally.notes = format!("{} dumps of {} KiB, the others counted", dumps.len(), bytes >> 10);
+    let files = fs::read_dir(node.spool_dir()).expect("the spool").flatten();
+    let bytes: u64 = files.map(|file| file.metadata().map_or(0, |meta| meta.len())).sum();
+    if bytes > MOST_BYTES {
+        tally.lied.push(format!("the spool has come to have {bytes} bytes"));
+    }
+    node.write_uploader_yaml(&format!(
+        "store: {{dir: {{path: {}}}}}\nlisten: 127.0.0.1:0\n",
+        node.path().join("objects").display()
+    ));
+    let _uploader = Uploader::start(&node);
+    for (series, expected) in [
+        ("coredump_captured_total{result=\"whole\"}", allowed),
+        ("coredump_skipped_total{reason=\"rate_limit\"}", times - allowed),
+    ] {
+        let counted =
+            wait_for(series, PATIENCE, || Uploader::metric(&node, series).filter(|n| *n >= expected));
+        if counted != expected {
+            tally.lied.push(format!("{series} is {counted}, and not {expected}"));
+        }
+    }
+    tally.notes = format!(
+        "{} dumps, the others counted, also in the metrics; the spool had {} KiB",
+        dumps.len(),
+        bytes >> 10
+    );
     drop(kernel);
     tally
-}
-
-fn size(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |meta| meta.len())
 }
 
 fn dump_of(node: &Node, line: &Line, address: u64) -> Result<Kind, String> {
