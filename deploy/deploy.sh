@@ -206,6 +206,8 @@ Every node collects. See for yourself:
 
   kubectl run -it busybox --image=busybox --restart=Never -- sh -c 'sh -c "kill -11 \\\$\\\$"; true' # not its process 1: the kernel spares that
   kubectl describe pod busybox        # its Events: CoreDumped, and CoreDumpUploaded with the key in the bucket $BUCKET
-  kubectl exec --namespace $namespace daemonset/coredump-handler --container uploader -- uploader ls
+  node=\$(kubectl get pod busybox --output 'jsonpath={.spec.nodeName}')
+  pod=\$(kubectl get pods --namespace $namespace --selector app.kubernetes.io/name=coredump-handler --field-selector "spec.nodeName=\$node" --output name)
+  kubectl exec --namespace $namespace "\$pod" --container uploader -- uploader ls # what is in that node's spool
   kubectl delete pod busybox
 END

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Removes the collector from the cluster that kubectl talks to: `make undeploy [OVERLAY=…]`. Each installer, when it is
-# stopped and its DaemonSet is going, gives its node back and says so; a node of which that was not heard is named. Dumps
-# that were not uploaded stay on the nodes; and the namespace stays, which may be others' as well.
+# Removes the collector from the cluster that kubectl talks to: `make undeploy`. Each installer, when it is stopped and its
+# DaemonSet is going, gives its node back and says so; a node of which that was not heard is named. Dumps that were not
+# uploaded stay on the nodes; and the namespace stays, which may be others' as well. OVERLAY is for what was installed
+# without `make deploy`, which writes down which one it was.
 set -eu
 
 cd "$(dirname "$0")"
@@ -11,23 +12,39 @@ refuse() {
     printf 'make undeploy: %s\n' "$1" >&2
     exit 1
 }
-kustomization=${OVERLAY:+overlays/}${OVERLAY:-base}
-case ${OVERLAY:-} in */* | .*) refuse "OVERLAY is \"$OVERLAY\", and should be a name" ;; esac
-[ -e "$kustomization/kustomization.yaml" ] ||
-    refuse "there is no overlay \"$OVERLAY\", but $(for dir in overlays/*/; do basename "$dir"; done | paste -s -d ' ' -)"
 command -v kubectl >/dev/null 2>&1 || refuse 'there is no kubectl'
-rendered=$(kubectl kustomize "$kustomization")
 answer=$(kubectl get --raw /version --request-timeout=10s 2>&1) || refuse "no cluster: $(printf '%s\n' "$answer" | tail -n 1)"
+overlay=${OVERLAY:-}
+if [ -z "$overlay" ]; then
+    overlay=$(kubectl get daemonset coredump-handler --namespace "$namespace" --ignore-not-found \
+        --output 'jsonpath={.spec.template.metadata.annotations.coredump-handler/settings}' 2>&1) ||
+        refuse "what is installed cannot be looked at: $(printf '%s\n' "$overlay" | tail -n 1)"
+    case $overlay in
+        base.*) overlay= ;;
+        *.*) overlay=${overlay%%.*} ;;
+        *) overlay= ;; # by somebody else: Helm, kubectl
+    esac
+fi
+kustomization=${overlay:+overlays/}${overlay:-base}
+case $overlay in */* | .*) refuse "OVERLAY is \"$overlay\", and should be a name" ;; esac
+[ -e "$kustomization/kustomization.yaml" ] ||
+    refuse "there is no overlay \"$overlay\", but $(for dir in overlays/*/; do basename "$dir"; done | paste -s -d ' ' -)"
+rendered=$(kubectl kustomize "$kustomization")
+# Without the DaemonSet nobody knows the overlay any more.
+again="make undeploy${overlay:+ OVERLAY=$overlay}"
 
 pods() { # NAME IMAGE NODE; one that waits for a node has none
     kubectl get pods --namespace "$namespace" --selector app.kubernetes.io/name=coredump-handler \
         --output 'jsonpath={range .items[*]}{.metadata.name} {.spec.containers[0].image} {.spec.nodeName}{"\n"}{end}'
 }
-# Of what is installed, if that can be had: an overlay that was not said may have another.
-host_dir=$( (kubectl get configmap coredump-handler --namespace "$namespace" --output 'jsonpath={.data.installer\.yaml}' 2>/dev/null
-    printf '\n%s\n' "$rendered") | sed -n 's/^ *host_dir: //p' | head -n 1)
+# Of what is installed, if that can be had: Helm, or a kustomization of somebody's own, may have others.
+settings=$(kubectl get configmap coredump-handler --namespace "$namespace" --output 'jsonpath={.data.installer\.yaml}' 2>/dev/null || :
+    printf '\n%s\n' "$rendered")
+path() { # KEY: its value there
+    printf '%s\n' "$settings" | sed -n "s/^ *$1: //p" | head -n 1
+}
 by_hand() { # NODE IMAGE
-    printf '%s\n' "echo 'host_dir: $host_dir' | kubectl debug node/$1 --namespace kube-system --stdin --profile=sysadmin --image=$2 -- installer --config /dev/stdin --host-root /host uninstall"
+    printf '%s\n' "echo '{host_dir: $(path host_dir), spool_dir: $(path spool_dir)}' | kubectl debug node/$1 --namespace kube-system --stdin --profile=sysadmin --image=$2 -- installer --config /dev/stdin --host-root /host uninstall"
 }
 
 listener=
@@ -81,7 +98,7 @@ if ! kubectl delete daemonset coredump-handler --namespace "$namespace" --ignore
     sleep 1
     hush
     silent >&2
-    refuse 'not every node is clean, and the rest of the collector is left as it is'
+    refuse "not every node is clean, and the rest of the collector is left as it is, for another $again"
 fi
 # The last words may still be on their way.
 sleep 1
@@ -93,7 +110,8 @@ printf '%s\n' "$rendered" | awk '
     BEGIN { doc = "\n" }
     /^---$/ { out(); next }
     { doc = doc $0 "\n" }
-    END { out() }' | kubectl delete --ignore-not-found --wait --timeout="${TIMEOUT:-5m}" --filename -
+    END { out() }' | kubectl delete --ignore-not-found --wait --timeout="${TIMEOUT:-5m}" --filename - ||
+    refuse "the rest of the collector is not removed yet; for what is left there is $again"
 [ -z "$unclean" ] || refuse 'the collector is removed, but not every node is known to be clean'
 if [ -z "$before" ]; then
     echo "No collector was running here, and nothing was heard of any node. The namespace $namespace is left."

@@ -91,6 +91,11 @@ class Chart(unittest.TestCase):
         for auth in [{"type": "aws_container"}, {"accessKeyId": "id", "secretAccessKey": "secret"}]:
             self.assertNotIn(create, helm({**BUCKET, "auth": auth}).notes)
 
+    def test_the_notes_say_that_an_image_of_no_registry_is_not_pulled(self):
+        said = "No registry has the image coredump-handler:"
+        self.assertIn(said, helm(BUCKET).notes)
+        self.assertNotIn(said, helm({**BUCKET, "image": {"repository": "registry.example/x"}}).notes)
+
     def test_the_test_pod_asks_an_api_server_by_either_kind_of_address(self):
         [pod] = [each for each in helm(BUCKET).tests if each["kind"] == "Pod"]
         # Without its first line, which crashes.

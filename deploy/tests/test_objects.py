@@ -165,6 +165,25 @@ class Objects(unittest.TestCase):
             [data] = [o["data"] for o in kustomize(f"overlays/{overlay}") if o["kind"] == "ConfigMap"]
             self.assertEqual(yaml.safe_load(data["uploader.yaml"])["listen"], "[::]:9464", overlay)
 
+    def test_new_settings_reach_no_container_before_it_starts_anew(self):
+        for objects in [
+            *(kustomize(f"overlays/{overlay}") for overlay in OVERLAYS),
+            *(helm(BUCKET, provider).objects for provider in [None, *OVERLAYS]),
+        ]:
+            [pod] = pods(objects)
+            for container in pod["containers"]:
+                # The kubelet writes anew what is in a mounted ConfigMap, but not behind a subPath.
+                file = f"{container['name']}.yaml"
+                self.assertEqual(
+                    [each for each in container["volumeMounts"] if each["name"] == "settings"],
+                    [{
+                        "name": "settings",
+                        "mountPath": f"/etc/coredump-handler/{file}",
+                        "subPath": file,
+                        "readOnly": True,
+                    }],
+                )  # fmt: skip
+
     def test_one_node_after_the_other_is_updated_unless_another_share_is_asked_for(self):
         for objects, share in [
             (kustomize("base"), 1),

@@ -79,6 +79,12 @@ def deploy(**options):
     return Script("deploy.sh", **{"BUCKET": "dumps", "IMAGE": "registry.example/x:1", **options})
 
 
+def deployed_with(**options):
+    """The annotation that remembers it."""
+    template = deploy(**options).object("DaemonSet")["spec"]["template"]
+    return template["metadata"]["annotations"]["coredump-handler/settings"]
+
+
 HMAC = {"AWS_ACCESS_KEY_ID": "an id", "AWS_SECRET_ACCESS_KEY": "a 'secret'\\n"}
 
 
@@ -149,6 +155,7 @@ class Deploy(unittest.TestCase):
             {"access_key_id": HMAC["AWS_ACCESS_KEY_ID"], "secret_access_key": HMAC["AWS_SECRET_ACCESS_KEY"]},
         )
         self.assertIn(r"kill -11 \$\$", said.out)
+        self.assertIn('--field-selector "spec.nodeName=$node" --output name)', said.out)
 
     def test_a_bucket_is_a_name_also_where_yaml_would_read_something_else(self):
         for name in ["12345678", "true", "1e5"]:
@@ -200,8 +207,7 @@ class Deploy(unittest.TestCase):
         self.assertEqual(same.status, 0, same.err)
 
     def test_the_overlay_is_not_left_out_of_an_upgrade(self):
-        template = deploy(OVERLAY="iks").object("DaemonSet")["spec"]["template"]
-        there = {"ANNOTATION": template["metadata"]["annotations"]["coredump-handler/settings"]}
+        there = {"ANNOTATION": deployed_with(OVERLAY="iks")}
         self.refused(deploy(**there), "installed with OVERLAY=iks, which would change")
         for options in [{"OVERLAY": "iks", **there}, {"OVERLAY": "gke", **there}, {"ANNOTATION": "as-shipped"}]:
             self.assertEqual(deploy(**options).status, 0)
@@ -261,12 +267,8 @@ class Deploy(unittest.TestCase):
         self.assertEqual(applied, ["apply --dry-run=client --filename -", APPLY])
 
     def test_new_settings_are_new_pods(self):
-        def settings(**options):
-            template = deploy(**options).object("DaemonSet")["spec"]["template"]
-            return template["metadata"]["annotations"]["coredump-handler/settings"]
-
-        self.assertEqual(settings(), settings())
-        self.assertNotEqual(settings(), settings(BUCKET="others"))
+        self.assertEqual(deployed_with(), deployed_with())
+        self.assertNotEqual(deployed_with(), deployed_with(BUCKET="others"))
 
     def test_a_node_that_does_not_collect_fails_the_deployment_and_says_why(self):
         said = deploy(REFUSED="rollout*")
@@ -298,8 +300,9 @@ class Undeploy(unittest.TestCase):
         self.assertEqual(said.status, 1)
         self.assertEqual(len(said.changes()), 1)
         by_hand = (
-            "worker-3: nothing; by hand: echo 'host_dir: /home/kubernetes/bin/coredump-handler' | kubectl debug"
-            " node/worker-3 --namespace kube-system --stdin --profile=sysadmin --image=coredump-handler:0.1.0 --"
+            "worker-3: nothing; by hand: echo '{host_dir: /home/kubernetes/bin/coredump-handler,"
+            " spool_dir: /var/lib/coredump-handler/spool}' | kubectl debug node/worker-3 --namespace kube-system"
+            " --stdin --profile=sysadmin --image=coredump-handler:0.1.0 --"
             " installer --config /dev/stdin --host-root /host uninstall"
         )
         self.assertIn(by_hand, said.err)
@@ -318,12 +321,49 @@ class Undeploy(unittest.TestCase):
                 said = Script("undeploy.sh", **options)
                 self.assertEqual(said.status, 1)
                 self.assertEqual(len(said.changes()), 2)
-                self.assertIn(f"worker-3: {heard}; by hand: echo 'host_dir: /opt/coredump-handler'", said.err)
+                self.assertIn(f"worker-3: {heard}; by hand: echo '{{host_dir: /opt/coredump-handler,", said.err)
                 self.assertIn("not every node is known to be clean", said.err)
 
-    def test_the_directory_is_that_of_what_is_installed(self):
-        said = Script("undeploy.sh", SAID="", INSTALLED="host_dir: /home/kubernetes/bin/coredump-handler")
-        self.assertIn("by hand: echo 'host_dir: /home/kubernetes/bin/coredump-handler' | kubectl", said.err)
+    def test_the_directories_are_those_of_what_is_installed(self):
+        said = Script("undeploy.sh", SAID="", INSTALLED="host_dir: /a\nspool_dir: /b/spool")
+        self.assertIn("by hand: echo '{host_dir: /a, spool_dir: /b/spool}' | kubectl", said.err)
+
+    def test_what_the_overlay_added_goes_as_well_also_if_it_is_not_said(self):
+        def kinds(**options):
+            said = Script("undeploy.sh", **options)
+            self.assertEqual(said.status, 0, said.err)
+            return {each["kind"] for each in said.applied}
+
+        annotation = deployed_with(OVERLAY="openshift", REGION="eu-west-1")
+        self.assertIn("SecurityContextConstraints", kinds(ANNOTATION=annotation))
+        self.assertIn("SecurityContextConstraints", kinds(OVERLAY="openshift"))
+        for options in [
+            {"ANNOTATION": annotation, "OVERLAY": "k3s"},
+            {"ANNOTATION": deployed_with()},
+            {"ANNOTATION": "as-shipped"},
+            {"ANNOTATION": 64 * "a"},
+        ]:
+            self.assertNotIn("SecurityContextConstraints", kinds(**options), options)
+
+    def test_an_overlay_that_is_not_here_or_cannot_be_told_is_one_sentence_and_nothing_is_deleted(self):
+        for options, words in [
+            ({"OVERLAY": "ecs"}, 'no overlay "ecs"'),
+            ({"OVERLAY": "../base"}, "should be a name"),
+            ({"ANNOTATION": "ours.123-456"}, 'no overlay "ours"'),
+            ({"REFUSED": "get daemonset*"}, "cannot be looked at: error: refused by the test"),
+        ]:
+            with self.subTest(options):
+                said = Script("undeploy.sh", **options)
+                self.assertEqual((said.status, said.changes()), (1, []))
+                self.assertEqual(len(said.err.splitlines()), 1, said.err)
+                self.assertIn(words, said.err)
+
+    def test_what_is_left_has_a_command_that_still_knows_the_overlay(self):
+        there = {"ANNOTATION": deployed_with(OVERLAY="openshift", REGION="eu-west-1")}
+        for refused in ["delete daemonset*", "delete --ignore*"]:
+            said = Script("undeploy.sh", REFUSED=refused, **there)
+            self.assertEqual(said.status, 1)
+            self.assertIn("make undeploy OVERLAY=openshift\n", said.err)
 
     def test_such_a_node_is_named_also_if_the_rest_cannot_be_removed(self):
         said = Script("undeploy.sh", SAID="", REFUSED="delete --ignore*")

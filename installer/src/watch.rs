@@ -14,7 +14,7 @@ use protocol::record;
 
 use crate::change::{install, uninstall};
 use crate::cluster::{DaemonSet, Verdict};
-use crate::host::{Deleted, Node};
+use crate::host::{Deleted, Node, observe};
 use crate::lock::Busy;
 use crate::step::Step;
 use crate::sysctl::Sysctl;
@@ -25,8 +25,8 @@ use crate::trial::NotRun;
 /// if `daemon_set` is being removed is the node given back.
 ///
 /// # Errors
-/// If the host cannot be made to collect in the first place, or not by us; or
-/// if not everything could be given back.
+/// If a host that never worked cannot be made to collect; [`Deleted`]; or if not
+/// everything could be given back.
 pub fn run(node: &Node, daemon_set: Option<&DaemonSet>) -> Result<()> {
     record::begin();
     // Blocked before anything else, so that none comes at a bad moment, and
@@ -37,7 +37,8 @@ pub fn run(node: &Node, daemon_set: Option<&DaemonSet>) -> Result<()> {
     ends.thread_block().context("blocking SIGTERM")?;
     let ends = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC).context("waiting for SIGTERM")?;
 
-    let mut watch = Watch { node, installed: false, trouble: None, drift: BTreeMap::new() };
+    let worked = observe(node).is_ok_and(|host| host.memory.is_some() && host.trial.is_proven(true));
+    let mut watch = Watch { node, worked, installed: false, trouble: None, drift: BTreeMap::new() };
     watch.look()?;
     if let Some(daemon_set) = daemon_set {
         daemon_set.look_out()?;
@@ -65,6 +66,8 @@ pub fn run(node: &Node, daemon_set: Option<&DaemonSet>) -> Result<()> {
 /// What has been seen and said so far.
 struct Watch<'a> {
     node: &'a Node,
+    /// Before we came. Somebody has to be there who gives such a node back.
+    worked: bool,
     installed: bool,
     /// Said once, not at every look until a person comes.
     trouble: Option<String>,
@@ -90,10 +93,12 @@ impl Watch<'_> {
                 (self.installed, self.trouble) = (true, None);
                 self.drift.clear();
             }
-            // The next trial may pass; the rest is in place.
             Err(err) if err.is::<Deleted>() => return Err(err),
-            Err(err) if !(self.installed || err.is::<Busy>() || err.is::<NotRun>()) => return Err(err),
-            Err(err) => self.complain(format!("{err:#}")),
+            // The next trial may pass; the rest is in place.
+            Err(err) if self.worked || self.installed || err.is::<Busy>() || err.is::<NotRun>() => {
+                self.complain(format!("{err:#}"));
+            }
+            Err(err) => return Err(err),
         }
         Ok(())
     }

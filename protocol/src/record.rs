@@ -1,14 +1,16 @@
 //! How what a program logs becomes a line: one for each record, with the time of
 //! the zone that `TZ` names, or of UTC.
 
+use std::env;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use env_logger::Env;
 use env_logger::fmt::Formatter;
 use jiff::Zoned;
-use log::Record;
+use jiff::tz::TimeZone;
 use log::kv::{Error, Key, Value, VisitSource};
+use log::{Record, warn};
 
 use crate::text::one_line;
 
@@ -16,6 +18,9 @@ use crate::text::one_line;
 /// the level info.
 pub fn begin() {
     env_logger::Builder::from_env(Env::default().default_filter_or("info")).format(write).init();
+    if let (Some(zone), Err(_)) = (env::var_os("TZ"), TimeZone::try_system()) {
+        warn!("TZ is {zone:?}, of which no time zone is known here: times are those of UTC");
+    }
 }
 
 /// Writes `record` the way env_logger does, but as one line, whoever chose its

@@ -112,10 +112,13 @@ fn start(
     let mut mounts: Vec<_> = container
         .volume_mounts
         .iter()
-        .map(|mount| Mount {
-            host_path: volumes.get(&mount.name).unwrap_or_else(|| panic!("volume {}", mount.name)).clone(),
-            container_path: mount.mount_path.clone(),
-            read_only: mount.read_only,
+        .map(|mount| {
+            let volume = volumes.get(&mount.name).unwrap_or_else(|| panic!("volume {}", mount.name));
+            Mount {
+                host_path: mount.sub_path.as_ref().map_or_else(|| volume.clone(), |path| volume.join(path)),
+                container_path: mount.mount_path.clone(),
+                read_only: mount.read_only,
+            }
         })
         .collect();
     let token = volumes.get(TOKEN_VOLUME).cloned();

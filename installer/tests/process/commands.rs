@@ -349,7 +349,7 @@ fn what_belongs_to_somebody_else_is_replaced_or_refused() {
     node.ok(&["install"]);
     node.ok(&["status"]);
     stranger(&node.host_dir());
-    refused(&node, &["install", "run", "status"], "coredump-handler belongs to uid 4711");
+    refused(&node, &["install", "status"], "coredump-handler belongs to uid 4711");
     chown(node.host_dir(), Some(0), None).unwrap();
     stranger(&node.host_dir().join("state.json"));
     refused(&node, &["install", "run", "uninstall"], "state.json: it belongs to uid 4711");

@@ -24,7 +24,7 @@ type Change = fn(&ApiServer);
 
 /// The settings of a pod of our DaemonSet.
 fn settings(server: &ApiServer) -> String {
-    format!("check_every: 20ms\ndaemon_set: {DAEMON_SET}\naccount_dir: {}", server.account().display())
+    format!("check_every: 1s\ndaemon_set: {DAEMON_SET}\naccount_dir: {}", server.account().display())
 }
 
 fn command(node: &Node, server: &ApiServer) -> Command {
@@ -81,6 +81,21 @@ fn who_removes_the_collector_gets_the_node_back() {
             });
         }
     });
+}
+
+#[test]
+fn a_node_that_worked_is_given_back_also_by_an_installer_that_could_not_install() {
+    let server = ApiServer::start();
+    let before = Node::new().snapshot().into_values().collect::<Vec<_>>();
+    let (node, mut watch) = collecting(&server, SEEN);
+    watch.end_in_time(Signal::SIGTERM);
+    fs::remove_file(node.path("bin/composer")).unwrap();
+    let mut watch = Watch::spawn(&node, &mut command(&node, &server), SEEN);
+    assert!(watch.log().contains("this node may not be collecting: "), "{}", watch.log());
+    node.fails(1, &["status"]);
+    server.delete_daemon_set();
+    assert!(watch.end_in_time(Signal::SIGTERM) < IN_TIME);
+    assert!(node.snapshot().into_values().eq(before), "{}", watch.log());
 }
 
 #[test]

@@ -160,9 +160,34 @@ fn run_ends_at_once_and_leaves_the_node_collecting() {
 }
 
 #[test]
-fn run_that_cannot_install_fails() {
+fn a_time_zone_that_nobody_knows_is_named_once_and_is_utc() {
+    for (zone, offset, named) in [("Europe/Berln", "Z ", 1), ("Europe/Berlin", ":00 ", 0)] {
+        let node = Node::new();
+        let mut watch =
+            Watch::spawn(&node, node.command(&["run"]).env("TZ", zone), "this node is collecting");
+        watch.end(Signal::SIGTERM);
+        let log = watch.log();
+        let warning = format!("TZ is {zone:?}, of which no time zone is known here: times are those of UTC");
+        assert_eq!(log.matches(&warning).count(), named, "{log}");
+        assert!(log.lines().all(|line| line[..27].contains(offset)), "{log}");
+    }
+}
+
+#[test]
+fn run_that_cannot_install_fails_and_tries_again_where_it_worked_before() {
     let node = Node::new();
-    fs::remove_file(node.path("bin/composer")).unwrap();
+    node.configure("check_every: 5ms");
+    let (composer, away, missing) =
+        (node.path("bin/composer"), node.path("bin/away"), "bin/composer: No such file");
+    fs::rename(&composer, &away).unwrap();
     let said = node.fails(1, &["run"]);
-    assert!(said.contains("bin/composer: No such file"), "{said}");
+    assert!(said.contains(missing), "{said}");
+    fs::rename(&away, &composer).unwrap();
+    node.ok(&["install"]);
+    fs::rename(&composer, &away).unwrap();
+    let mut watch = Watch::start_and(&node, missing);
+    fs::rename(&away, &composer).unwrap();
+    watch.logs("this node is collecting");
+    watch.end(Signal::SIGTERM);
+    node.ok(&["status"]);
 }

@@ -249,6 +249,8 @@ pub(super) struct Limits {
 pub(super) struct VolumeMount {
     pub name: String,
     pub mount_path: String,
+    /// What of the volume, if not all of it.
+    pub sub_path: Option<String>,
     #[serde(default)]
     pub read_only: bool,
 }
