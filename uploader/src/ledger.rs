@@ -26,10 +26,11 @@ pub struct Upload {
     pub store: String,
     /// Where the object will be.
     pub key: String,
-    /// What the store calls the upload; not known as long as it has not answered.
+    /// What the store calls the upload. Not known as long as it has not answered,
+    /// nor of one that is of no use any more and could not be aborted.
     pub upload_id: Option<String>,
-    /// Whether one was begun before it, to the same key, of which the store has
-    /// told nobody what it calls it.
+    /// Whether one was begun before it, to the same key, that may still be there:
+    /// what the store calls it nobody knows, or it could not be aborted.
     #[serde(default)]
     pub stray: bool,
     /// The MD5 of the key that its parts are encrypted with, if it is ours: with

@@ -222,7 +222,7 @@ fn a_dump_in_trouble_of_its_own_holds_up_no_other() {
 #[test]
 fn on_sigterm_what_is_in_flight_is_finished() {
     let store = Store::temporary(BUCKET);
-    let node = Node::shipping_to(&store);
+    let node = Node::new(&s3(&store, "part_size: 5MiB\ngrace: 60s\n"));
     let entry = node.dump(11 << 20);
     store.set_faults(|request| {
         (request.operation() == Operation::UploadPart).then_some(Fault::Delay(Duration::from_millis(300)))
@@ -291,8 +291,8 @@ fn a_store_that_is_down_is_asked_less_and_less_often_and_then_gets_everything() 
         Some(Fault::error(503, "ServiceUnavailable"))
     });
     (0..20).for_each(|_| drop(node.dump(10)));
-    let daemon = node.start();
     let began = Instant::now();
+    let daemon = node.start();
     wait_for("three rounds of attempts", PATIENCE, || (tries.load(Ordering::Relaxed) >= 12).then_some(()));
     assert!(began.elapsed() >= Duration::from_secs(3), "one and two seconds at least lie between them");
     drop(store);

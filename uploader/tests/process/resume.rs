@@ -24,6 +24,10 @@ fn wait_for_part(store: &Store, number: u32, times: usize) {
     wait_for(&format!("part {number}"), PATIENCE, || (sent() > times).then_some(()));
 }
 
+fn uploads_begun(store: &Store) -> usize {
+    store.requests().iter().filter(|request| request.operation() == Operation::CreateUpload).count()
+}
+
 /// A daemon that hangs at the second part of a dump, of which the first is remembered.
 fn hanging_at_the_second_part(node: &Node, store: &Store) -> Daemon {
     store.set_faults(|request| (request.part() == Some(2)).then_some(Fault::Hang));
@@ -42,10 +46,23 @@ fn fail_the_second_part(store: &Store) {
     });
 }
 
+/// An abort that the store refuses.
+const ABORT: (Operation, u16, &str) = (Operation::AbortUpload, 503, "SlowDown");
+
+/// The store refuses one request for each of these.
+fn refuse(store: &Store, refusals: &[(Operation, u16, &'static str)]) {
+    let mut refusals = refusals.to_vec();
+    store.set_faults(move |request| {
+        let which = refusals.iter().position(|(operation, ..)| *operation == request.operation())?;
+        let (_, status, code) = refusals.remove(which);
+        Some(Fault::error(status, code))
+    });
+}
+
 #[test]
 fn killed_again_and_again_it_goes_on_where_it_was() {
     let store = Store::temporary(BUCKET);
-    let node = Node::new(&s3(&store, "part_size: 5MiB\nbandwidth: 4MiB\n"));
+    let node = Node::new(&s3(&store, "part_size: 5MiB\nbandwidth: 1MiB\n"));
     let entry = node.dump(3 * PART + 1000);
     let bytes = fs::read(node.spool().path(&entry)).unwrap();
     for (number, times) in [(2, 0), (2, 1), (3, 0)] {
@@ -62,8 +79,7 @@ fn killed_again_and_again_it_goes_on_where_it_was() {
     assert_eq!(parts(&store), [1, 2, 2, 2, 3, 3, 4]);
     assert_eq!(store.open_uploads(), 0);
     let requests = store.requests();
-    let begun = requests.iter().filter(|request| request.operation() == Operation::CreateUpload);
-    assert_eq!(begun.count(), 1);
+    assert_eq!(uploads_begun(&store), 1);
     let sent: u64 = requests.iter().filter(|request| request.part().is_some()).map(|r| r.body_bytes).sum();
     assert!(sent <= (bytes.len() + 3 * PART) as u64, "{sent}, three times killed");
     assert!(!ledger(&node, &entry).exists());
@@ -138,6 +154,47 @@ fn other_parts_of_the_same_dump_are_another_upload() {
 }
 
 #[test]
+fn what_could_not_be_aborted_is_aborted_in_the_end() {
+    let create = (Operation::CreateUpload, 429, "SlowDown");
+    let cases = [&[ABORT][..], &[ABORT, create], &[ABORT, ABORT], &[ABORT, create, ABORT, ABORT]];
+    for settings in ["part_size: 6MiB\n", "part_size: 5MiB\nkey: '{id}.zip'\n"] {
+        for refusals in cases {
+            let store = Store::temporary(BUCKET);
+            let node = Node::shipping_to(&store);
+            let entry = node.dump(2 * PART);
+            hanging_at_the_second_part(&node, &store).kill();
+            node.configure(&s3(&store, settings));
+            refuse(&store, refusals);
+            let daemon = node.start();
+            node.wait_until_empty();
+            assert!(daemon.log().contains("aborting the upload of default/crash/"), "{}", daemon.log());
+            drop(daemon);
+            let _daemon = node.start();
+            wait_for("the ledger to go", PATIENCE, || (!ledger(&node, &entry).exists()).then_some(()));
+            let there = (store.objects(BUCKET).len(), store.open_uploads());
+            assert_eq!(there, (1, 0), "{settings} {refusals:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_of_no_use_and_could_not_be_aborted_is_not_gone_on_with() {
+    for refusals in [&[ABORT][..], &[ABORT, ABORT]] {
+        let store = Store::temporary(BUCKET);
+        let node = Node::shipping_to(&store);
+        let entry = node.dump(2 * PART);
+        let lost = (Operation::CompleteUpload, 400, "InvalidPart");
+        refuse(&store, &[&[lost], refusals].concat());
+        let daemon = node.start();
+        node.wait_until_empty();
+        assert!(daemon.log().contains("left behind unaborted: "), "{}", daemon.log());
+        assert_eq!(uploads_begun(&store), 2);
+        assert_eq!((store.objects(BUCKET), store.open_uploads()), (vec![key(&entry)], 0));
+        assert!(!ledger(&node, &entry).exists());
+    }
+}
+
+#[test]
 fn what_cannot_be_read_is_not_believed() {
     let store = Store::temporary(BUCKET);
     let node = Node::shipping_to(&store);
@@ -150,6 +207,7 @@ fn what_cannot_be_read_is_not_believed() {
     assert!(daemon.log().contains("what was remembered of its upload cannot be read"), "{}", daemon.log());
     assert!(store.read(BUCKET, &key(&entry)) == bytes);
     assert_eq!(parts(&store), [1, 2, 1, 2, 3]);
+    assert_eq!(store.open_uploads(), 0, "the other was found and aborted");
 }
 
 #[test]
@@ -211,8 +269,7 @@ fn an_upload_that_the_store_begins_after_all_is_aborted_in_the_end() {
     let entry = node.dump(2 * PART);
     store.set_faults(|request| (request.operation() == Operation::CreateUpload).then_some(Fault::Hang));
     let daemon = node.start();
-    let begun = || store.requests().iter().any(|request| request.operation() == Operation::CreateUpload);
-    wait_for("an upload to begin", PATIENCE, || begun().then_some(()));
+    wait_for("an upload to begin", PATIENCE, || (uploads_begun(&store) > 0).then_some(()));
     daemon.kill();
     hanging_at_the_second_part(&node, &store).kill();
     let late = store.begin_upload(BUCKET, &key(&entry));
@@ -277,16 +334,20 @@ fn where_nothing_can_be_remembered_dumps_leave_all_the_same() {
 
 #[test]
 fn a_rejected_dump_leaves_no_parts() {
-    let store = Store::temporary(BUCKET);
-    let node = Node::shipping_to(&store);
-    let entry = node.dump(2 * PART);
-    store.set_faults(|request| {
-        (request.operation() == Operation::CompleteUpload).then(|| Fault::error(400, "EntityTooLarge"))
-    });
-    let _daemon = node.start();
-    wait_for("its rejection", PATIENCE, || (node.states() == [State::Rejected]).then_some(()));
-    assert_eq!(store.open_uploads(), 0);
-    assert!(!ledger(&node, &entry).exists());
+    for refusals in [&[][..], &[ABORT], &[ABORT, ABORT]] {
+        let store = Store::temporary(BUCKET);
+        let node = Node::shipping_to(&store);
+        let entry = node.dump(2 * PART);
+        let condemned = (Operation::CompleteUpload, 400, "EntityTooLarge");
+        refuse(&store, &[&[condemned], refusals].concat());
+        let daemon = node.start();
+        wait_for("its rejection", PATIENCE, || (node.states() == [State::Rejected]).then_some(()));
+        assert_eq!(ledger(&node, &entry).exists(), refusals.len() > 1, "{refusals:?}");
+        drop(daemon);
+        let _daemon = node.start();
+        wait_for("the ledger to go", PATIENCE, || (!ledger(&node, &entry).exists()).then_some(()));
+        assert_eq!((node.states(), store.open_uploads()), (vec![State::Rejected], 0), "{refusals:?}");
+    }
 }
 
 #[test]

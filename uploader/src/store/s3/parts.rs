@@ -59,7 +59,7 @@ impl S3 {
         ledger: Option<&Ledger>,
         stop: &CancellationToken,
     ) -> Result<(), PutError> {
-        let (upload, e_tags, ledger) = tokio::select! {
+        let (mut upload, e_tags, ledger) = tokio::select! {
             upload = self.resume_or_begin(dump, key, ledger) => upload?,
             () = stop.cancelled() => return Err(PutError::stopped()),
         };
@@ -75,44 +75,54 @@ impl S3 {
             }
             (Err(Failed::Yet(err)), Some(_)) => Err(err),
             (Err(Failed::Yet(err) | Failed::Lost(err)), ledger) => {
-                if let Err(why) = self.abort(&upload).await {
-                    log::warn!(key, upload_id:? = upload.upload_id; "an upload in parts was left behind unaborted: {:#}", anyhow::Error::from(why));
+                match self.abort(&upload).await {
+                    Ok(()) => forget(ledger),
+                    Err(why) => {
+                        log::warn!(key, upload_id:? = upload.upload_id; "an upload in parts was left behind unaborted: {:#}", anyhow::Error::from(why));
+                        // By its id it would be gone on with.
+                        upload.upload_id = None;
+                        ledger.filter(|ledger| remembered(ledger, ledger.begin(&upload)));
+                    }
                 }
-                forget(ledger);
                 Err(err)
             }
         }
     }
 
     /// The upload that is remembered, or a new one; and the ledger, unless it
-    /// cannot be written. In that case, because the disk is full or we may not
-    /// write there, dumps have to leave all the more.
+    /// cannot be written or has something else to remember. In the first case,
+    /// because the disk is full or we may not write there, dumps have to leave
+    /// all the more.
     async fn resume_or_begin<'a>(
         &self,
         dump: &Dump,
         key: &str,
-        ledger: Option<&'a Ledger>,
+        mut ledger: Option<&'a Ledger>,
     ) -> Result<(Upload, Vec<String>, Option<&'a Ledger>), PutError> {
         let upload = |id| {
             let mut upload = Upload::new(dump, self.to_string(), key.to_owned(), id);
             upload.customer_key = self.customer_key.clone();
             upload
         };
-        let mut stray = false;
-        if let Some(ledger) = ledger
-            && let Some((known, e_tags)) = ledger.read()
+        // What cannot be read was begun all the same.
+        let mut stray = ledger.is_some_and(|ledger| !ledger.is_empty());
+        if let Some(held) = ledger
+            && let Some((known, e_tags)) = held.read()
         {
             let (sent, parts) = (e_tags.len(), dump.parts.len());
             if known.upload_id.is_some() && known.is_like(&upload(None)) && sent <= parts {
-                log::info!(dump:% = ledger.id(), sent, parts; "its upload goes on");
-                return Ok((known, e_tags, Some(ledger)));
+                log::info!(dump:% = held.id(), sent, parts; "its upload goes on");
+                return Ok((known, e_tags, ledger));
             }
-            log::warn!(dump:% = ledger.id(), key = known.key; "the upload that was begun cannot be gone on with, it begins anew");
-            if let Err(err) = self.abort_ours(ledger, &known).await {
-                log::warn!(dump:% = ledger.id(); "that upload was left behind: {:#}", anyhow::Error::from(err));
-            }
+            log::warn!(dump:% = held.id(), key = known.key; "the upload that was begun cannot be gone on with, it begins anew");
             // The store may yet get to what it was asked before we were killed.
             stray = known.stray || known.upload_id.is_none();
+            if let Err(err) = self.abort_ours(held, &known).await {
+                log::warn!(dump:% = held.id(); "that upload was left behind: {:#}", anyhow::Error::from(err));
+                stray = true;
+                // A stray is looked for at one key only.
+                ledger = ledger.filter(|_| known.key == key);
+            }
         }
         let upload = |id| {
             let mut upload = upload(id);
@@ -130,9 +140,9 @@ impl S3 {
         };
         let begun = self.client.create_multipart_upload(request).await;
         let begun = begun.map_err(|err| {
-            // It has refused, and there is nothing to look for.
+            // It has refused, and there is nothing more to look for.
             if let Some(400..500) = answered(&err) {
-                forget(ledger);
+                forget(ledger.filter(|_| !stray));
             }
             verdict(err)
         })?;
